@@ -1,0 +1,11 @@
+# SwinV2-T with window 8, from Microsoft's ImageNet-1K weights (trained at window 8, 256 x 256).
+model = dict(
+    backbone=dict(
+        type='swinv2_backbone.SwinTransformerV2',
+        arch='tiny',
+        window_size=8,
+        pretrained_window_sizes=8,
+        drop_path_rate=0.2,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window8_256.pth')))

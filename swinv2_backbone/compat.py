@@ -1,0 +1,44 @@
+"""Shims for upstream defects: what breaks, the upstream issue, when to remove each."""
+
+import builtins
+import os
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+# What a HistoryBuffer's pickle looks up on its class: its registered statistics.
+_STATISTICS = ('min', 'max', 'mean', 'current')
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let torch's safe loader read the checkpoints that mmengine saves.
+
+    Breaks: resuming from, and testing, a checkpoint that mmengine saved, on torch >= 2.6, where
+    ``torch.load`` defaults to ``weights_only=True``: next to the weights lies the message hub with
+    its HistoryBuffer objects. The loader stays safe: it is told of HistoryBuffer, of numpy's array
+    reconstruction, and of a `getattr` that serves HistoryBuffer's statistics and nothing else.
+
+    Upstream: https://github.com/open-mmlab/mmengine/issues/1655
+    Remove: when the oldest mmengine supported here allow-lists them itself.
+    """
+    # Where torch < 2.6 would unpickle anything, this makes the safe loader its default as well.
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
+        return
+    reconstruct = np.zeros(0).__reduce__()[0]  # numpy moved it between 1.x and 2.x
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    torch.serialization.add_safe_globals([
+        HistoryBuffer, np.ndarray, np.dtype, *dtypes,
+        (reconstruct, 'numpy._core.multiarray._reconstruct'),
+        (reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (_getattr_of_history_buffer, 'builtins.getattr'),
+    ])
+
+
+def _getattr_of_history_buffer(obj: object, name: str) -> object:
+    """What ``getattr`` means inside a checkpoint."""
+    if obj is not HistoryBuffer or name not in _STATISTICS:
+        raise ValueError(f'a checkpoint asked for getattr({obj!r}, {name!r}); only the statistics '
+                         'of HistoryBuffer are allowed')
+    return builtins.getattr(obj, name)

@@ -1,0 +1,104 @@
+"""Log-spaced continuous position bias (CPB).
+
+Wh Ww window size in tokens, N = Wh * Ww, nH heads. The bias is a function of the offset
+between query and key, measured in units of the window that the checkpoint was trained with.
+That unit is what lets one set of weights serve every window.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .windows import Pair
+
+CPB_HIDDEN = 512
+_LARGEST_BIAS = 16.0
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in its own dtype if that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def relative_coords(window: Pair, pretrained_window: Pair, device: torch.device | None = None,
+                    dtype: torch.dtype = torch.float32) -> Tensor:
+    """Log-spaced relative coordinates, the input of the CPB network.
+
+    Args:
+        window: Current window in tokens.
+        pretrained_window: Window in tokens at which the network was trained; sets the unit.
+        device: Where to put them.
+        dtype: Floating-point type to compute in.
+
+    Returns:
+        ``(2 Wh - 1, 2 Ww - 1, 2)``, (row, column), dimensionless, 0 at the centre and
+        1 in magnitude at the largest offset of the pretrained window.
+
+    Raises:
+        ValueError: If a side is smaller than 1.
+
+    Source:
+        SwinV2 paper (arXiv 2111.09883), section 3.3; scale 8 as in the official repository.
+    """
+    if min(*window, *pretrained_window) < 1:
+        raise ValueError(f'window sides must be at least 1 token, got window={window} and '
+                         f'pretrained_window={pretrained_window}')
+    # A network trained at window 1 has only ever seen offset 0: any unit will do but 0.
+    rows, cols = (torch.arange(1 - w, w, device=device, dtype=dtype) / max(p - 1, 1)
+                  for w, p in zip(window, pretrained_window, strict=True))
+    scaled = 8 * torch.stack(torch.meshgrid(rows, cols, indexing='ij'), dim=-1)
+    return scaled.sign() * torch.log2(1 + scaled.abs()) / 3  # 3 = log2(8)
+
+
+def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
+    """Where each (query, key) pair of a window finds its offset.
+
+    Returns:
+        int64 ``(N, N)``, [query, key], an index into the flattened ``(2 Wh - 1, 2 Ww - 1)``
+        table of offsets query minus key.
+    """
+    row = torch.arange(window[0], device=device).repeat_interleave(window[1])
+    col = torch.arange(window[1], device=device).repeat(window[0])
+    d_row = row[:, None] - row[None, :] + window[0] - 1
+    d_col = col[:, None] - col[None, :] + window[1] - 1
+    return d_row * (2 * window[1] - 1) + d_col
+
+
+@lru_cache(maxsize=32)
+def _geometry(window: Pair, pretrained_window: Pair, device: torch.device,
+              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    # Not in inference mode: the tensors stay, and a training step may need them later.
+    with torch.inference_mode(False):
+        return (relative_coords(window, pretrained_window, device, dtype),
+                relative_index(window, device))
+
+
+def make_cpb_mlp(num_heads: int) -> nn.Sequential:
+    """The CPB network: two coordinates to one value a head."""
+    return nn.Sequential(
+        nn.Linear(2, CPB_HIDDEN),
+        nn.ReLU(inplace=True),
+        nn.Linear(CPB_HIDDEN, num_heads, bias=False))
+
+
+def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
+    """Evaluate the CPB network on all offsets of a window.
+
+    In float32 at least, whatever the network's own dtype and whether or not autocast is on: in
+    half precision neighbouring offsets of a large window fall together.
+
+    Args:
+        cpb_mlp: The network of :func:`make_cpb_mlp`.
+        window: Current window in tokens.
+        pretrained_window: Window in tokens at which the network was trained.
+
+    Returns:
+        ``(nH, N, N)``, [head, query, key], each value in (0, 16).
+    """
+    w1, b1, w2 = (at_least_float32(p) for p in cpb_mlp.parameters())
+    coords, index = _geometry(window, pretrained_window, w1.device, w1.dtype)
+    with torch.autocast(w1.device.type, enabled=False):
+        table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
+        return (_LARGEST_BIAS * torch.sigmoid(table)).t()[:, index]

@@ -1,0 +1,82 @@
+"""Draw pictures of the test data with truth and prediction side by side."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import cv2
+import numpy as np
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from tools import cli
+
+_CAPTION_HEIGHT = 22
+
+
+def parse_args():
+    parser = cli.make_parser(__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint, a path or URL')
+    parser.add_argument('--out', type=Path, required=True, help='the picture to write, a .png file')
+    parser.add_argument('--num', type=int, default=4, help='rows: pictures from the test data')
+    parser.add_argument('--score-thr', type=float, default=0.5,
+                        help='draw detections that score at least this')
+    parser.add_argument('--side', type=int, default=320, help='height of a row in pixels')
+    return parser.parse_args()
+
+
+def captioned(picture: np.ndarray, caption: str, side: int) -> np.ndarray:
+    """An RGB picture scaled to a height, below a line of text."""
+    height, width = picture.shape[:2]
+    method = cv2.INTER_AREA if side < height else cv2.INTER_NEAREST
+    picture = cv2.resize(picture, (round(width * side / height), side), interpolation=method)
+    bar = np.full((_CAPTION_HEIGHT, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, caption, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack((bar, picture))
+
+
+def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.ndarray:
+    """Picture, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
+    picture = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+    options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {'with_labels': False}
+    panels = [captioned(picture, 'image', side)]
+    for caption, gt in (('truth', True), ('prediction', False)):
+        visualizer.add_datasample(caption, picture, sample, draw_gt=gt, draw_pred=not gt,
+                                  show=False, **options)
+        panels.append(captioned(visualizer.get_image(), caption, side))
+    return np.hstack(panels)
+
+
+def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
+    """`num` rows of the test data, one below the other."""
+    dataset = runner.test_dataloader.dataset
+    runner.load_or_resume()
+    runner.model.eval()
+    runner.visualizer.dataset_meta = dataset.metainfo
+    rows = []
+    for index in range(min(num, len(dataset))):
+        data = runner.test_dataloader.collate_fn([dataset[index]])
+        rows.append(draw_row(runner.visualizer, runner.model.test_step(data)[0].cpu(), side,
+                             score_thr))
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+                      for row in rows])
+
+
+def main():
+    args = parse_args()
+    if args.out.suffix != '.png':
+        raise cli.UserError(f"--out: got '{args.out}', allowed: a .png file")
+    cfg = cli.load_config(args)
+    cli.use_checkpoint(cfg, args.checkpoint)
+    cli.check_data(cfg, 'test_dataloader')
+    picture = cli.execute(cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    print(f'-> {args.out}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
