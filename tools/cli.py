@@ -12,7 +12,15 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, OPTIMIZERS, TRANSFORMS
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    TRANSFORMS,
+)
 from mmengine.runner import Runner
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
@@ -31,7 +39,8 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         option = message.removeprefix('unrecognized arguments: ').split()[0]
         if message.startswith('unrecognized'):
-            message = f"unknown option '{option}'" + did_you_mean(option, self._option_string_actions)
+            hint = did_you_mean(option, self._option_string_actions)
+            message = f"unknown option '{option}'{hint}"
         self.exit(2, f'{self.prog}: error: {message}; see --help\n')
 
 

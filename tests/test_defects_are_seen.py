@@ -1,0 +1,99 @@
+"""Puts each defect of test_port_defects.py into a copy of the package; its test must then fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Test, file, the right code, the defect.
+DEFECTS = [
+    ('drop_path_before_the_post_norm', 'blocks.py',
+     'self.drop_path(self.norm1(grid.merge(windows)))',
+     'self.norm1(self.drop_path(grid.merge(windows)))'),
+    ('post_norms_not_zero_initialised', 'swin_transformer_v2.py',
+     'constant_init(module.norm2, 0)', 'pass'),
+    ('train_returns_none', 'swin_transformer_v2.py',
+     '        return self\n\n    def _freeze_stages', '\n    def _freeze_stages'),
+    ('patch_merging_norm_permuted_on_loading', 'checkpoint.py',
+     "else key] = value\n    return Converted('official'",
+     "else key] = value.flip(0) if 'downsample.norm' in key else value\n"
+     "    return Converted('official'"),
+    ('whole_pretrained_window_list_handed_to_every_stage', 'swin_transformer_v2.py',
+     'pretrained_windows[i], drop_paths', 'pretrained_windows, drop_paths'),
+    ('pads_after_the_roll', 'windows.py',
+     """        if (height, width) != self.size:
+            x = F.pad(x, (0, 0, 0, width - self.size[1], 0, height - self.size[0]))
+        if any(self.shift):
+            x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
+""",
+     """        if any(self.shift):
+            x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
+        if (height, width) != self.size:
+            x = F.pad(x, (0, 0, 0, width - self.size[1], 0, height - self.size[0]))
+"""),
+    ('window_and_shift_frozen_in_the_constructor', 'windows.py',
+     'if shifted and w < s else 0', 'if shifted else 0'),
+    ('window_and_shift_frozen_in_the_constructor', 'windows.py',
+     'window = (min(window[0], size[0]), min(window[1], size[1]))',
+     'window = (min(*window, *size),) * 2'),
+    ('padded_tokens_are_attended_to', 'windows.py',
+     'return (same_part | padded_query) & real[:, None, :]', 'return same_part | padded_query'),
+    ('zero_keys_of_pads_give_nan', 'attention.py',
+     'return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero',
+     'return x / squared.sqrt()'),
+    ('additive_mask_that_a_masked_key_beats', 'attention.py',
+     'by_image.masked_fill(~visible[:, None], -torch.inf)', '(by_image - 100.0 * ~visible[:, None])'),
+    ('mask_rebuilt_in_every_forward', 'windows.py', '@lru_cache(maxsize=_CACHED_MASKS)\n', ''),
+    ('position_bias_rerun_in_every_forward', 'attention.py',
+     'if self.training or torch.is_grad_enabled():', 'if True:'),
+    ('weight_decay_on_what_should_not_decay', '../configs/_base_/schedules/adamw.py',
+     'logit_scale=dict(decay_mult=0.)', ''),
+    ('weight_decay_on_what_should_not_decay', '../configs/_base_/schedules/adamw.py',
+     'v_bias=dict(decay_mult=0.),', ''),
+    ('checkpoint_that_matches_nothing_loads_silently', 'pretrained.py', 'if missing:', 'if False:'),
+    ('wrapped_official_file_loads_as_nothing', 'checkpoint.py',
+     "_WRAPPERS = ('model', 'state_dict')", "_WRAPPERS = ('state_dict',)"),
+    ('window_one_divides_by_zero', 'position_bias.py', '/ max(p - 1, 1)', '/ (p - 1)'),
+    ('window_change_stretches_the_bias', 'position_bias.py', '/ max(p - 1, 1)', '/ max(w - 1, 1)'),
+]
+
+
+def run(copy, test):
+    return subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+         f'tests/test_port_defects.py::test_{test}'],
+        cwd=copy, env={**os.environ, 'PYTHONPATH': str(copy)}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of what the tests need, so that the defect is never in the working tree."""
+    for name in ('swinv2_backbone', 'tests', 'configs'):
+        shutil.copytree(ROOT / name, tmp_path / name,
+                        ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT / 'pyproject.toml', tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('test', 'file', 'right', 'wrong'), DEFECTS,
+                         ids=[f'{i}-{defect[0]}' for i, defect in enumerate(DEFECTS)])
+def test_defect_is_seen(copy, test, file, right, wrong):
+    path = copy / 'swinv2_backbone' / file
+    source = path.read_text()
+    assert source.count(right) == 1, f'{file} has changed: {right!r} is not there once'
+    path.write_text(source.replace(right, wrong))
+    result = run(copy, test)
+    assert result.returncode == 1, f'not noticed:\n{result.stdout[-1500:]}{result.stderr[-500:]}'
+
+
+def test_every_port_defect_has_its_defect():
+    names = {line.split('(')[0].removeprefix('def test_')
+             for line in (ROOT / 'tests/test_port_defects.py').read_text().splitlines()
+             if line.startswith('def test_')}
+    assert {defect[0] for defect in DEFECTS} == names

@@ -1,0 +1,249 @@
+"""`init_cfg=dict(type='Pretrained')`: what loads, what is said, what is refused."""
+
+import functools
+import http.server
+import logging
+import os
+import pickle
+import threading
+
+import pytest
+import torch
+from checkpoint_files import official_state, save_official
+from conftest import SMALL_ARCH, enliven
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoint import CheckpointError
+
+
+def build(checkpoint, **kwargs):
+    return SwinTransformerV2(SMALL_ARCH, **kwargs,
+                             init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)))
+
+
+def source():
+    return enliven(SwinTransformerV2(SMALL_ARCH))
+
+
+@pytest.fixture
+def log_lines():
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def assert_loaded(model, original, new=('norm0', 'norm1', 'norm2')):
+    for key, value in model.state_dict().items():
+        if not key.startswith(new):
+            assert torch.equal(value, original.state_dict()[key]), key
+
+
+@pytest.mark.parametrize('wrapper', ['model', 'state_dict', None])
+def test_official_file(tmp_path, wrapper, log_lines):
+    original, path = source(), tmp_path / 'official.pth'
+    state = official_state(original)
+    torch.save({wrapper: state, 'epoch': 300} if wrapper else state, path)
+    model = build(path)
+    model.init_weights()
+    assert_loaded(model, original)
+    assert torch.equal(model.norm0.weight, torch.ones(16))
+    [line] = [line for line in log_lines if 'loaded' in line and 'parameters from' in line]
+    count = len(model.state_dict()) - 6
+    assert line == (
+        f'SwinTransformerV2: loaded {count} parameters from {path} (official format); newly '
+        'initialised: norm0, norm1, norm2; dropped: relative_coords_table (8), '
+        'relative_position_index (8), attn_mask (4), head')
+
+
+def test_own_file_of_a_segmentor(tmp_path):
+    original, path = source(), tmp_path / 'iter_100.pth'
+    state = {f'backbone.{key}': value for key, value in original.state_dict().items()}
+    torch.save({'state_dict': {**state, 'decode_head.conv.weight': torch.ones(3)}}, path)
+    model = build(path)
+    model.init_weights()
+    assert_loaded(model, original, new=('nothing',))
+
+
+def test_prefix_chooses_among_several_models(tmp_path):
+    original, path = source(), tmp_path / 'two.pth'
+    torch.save({f'teacher.{key}': value for key, value in official_state(original).items()}, path)
+    model = build(path)
+    model.init_cfg['prefix'] = 'teacher'
+    model.init_weights()
+    assert_loaded(model, original)
+    model = build(path)
+    model.init_cfg['prefix'] = 'student.'
+    with pytest.raises(CheckpointError, match=r"no key starts with prefix='student\.'"):
+        model.init_weights()
+
+
+def test_stages_left_out_are_dropped_and_said(tmp_path, log_lines):
+    original = source()
+    model = build(save_official(original, tmp_path / 'official.pth'), out_indices=(0, 1))
+    model.init_weights()
+    assert_loaded(model, original, new=('norm0', 'norm1'))
+    assert any('layers.1 (3)' in line and 'layers.2 (' in line and 'norm3' in line
+               for line in log_lines)
+
+
+def test_inside_another_module(tmp_path):
+    class Segmentor(BaseModule):
+        def __init__(self, checkpoint):
+            super().__init__()
+            self.backbone = build(checkpoint)
+
+    original = source()
+    segmentor = Segmentor(save_official(original, tmp_path / 'official.pth'))
+    segmentor.init_weights()
+    assert_loaded(segmentor.backbone, original)
+
+
+def test_other_initialisers_run_first(tmp_path):
+    original = source()
+    model = build(save_official(original, tmp_path / 'official.pth'))
+    model.init_cfg = [model.init_cfg, dict(type='Constant', layer='LayerNorm', val=7.0)]
+    model.init_weights()
+    assert_loaded(model, original)
+    assert torch.equal(model.norm0.weight, torch.full((16,), 7.0))
+    assert model.init_cfg[0]['type'] == 'Pretrained'
+
+
+def test_half_precision_file_loads_into_float32(tmp_path):
+    original, path = source(), tmp_path / 'half.pth'
+    torch.save({'model': {key: value.half() if value.is_floating_point() else value
+                          for key, value in official_state(original).items()}}, path)
+    model = build(path)
+    model.init_weights()
+    assert model.patch_embed.proj.weight.dtype == torch.float32
+    torch.testing.assert_close(model.patch_embed.proj.weight,
+                               original.patch_embed.proj.weight.half().float())
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, (os.environ['PICKLE_TRAP'],)
+
+
+def without(key):
+    return lambda state: state.pop(key)
+
+
+def with_value(key, change):
+    return lambda state: state.update({key: change(state[key])})
+
+
+FC1 = 'layers.1.blocks.0.mlp.fc1.weight'
+BROKEN_STATES = {
+    'a parameter is missing': (without(FC1), f'lacks: {FC1}'),
+    'many are missing': (lambda s: [s.pop(k) for k in list(s) if 'layers.3' in k],
+                         r'lacks: layers\.3\.blocks\.0.*, \.\.\. \(34 in all\)'),
+    'a parameter too many': (lambda s: s.update({'layers.0.blocks.7.norm1.weight': torch.ones(16)}),
+                             r'backbone lacks: layers\.0\.blocks\.7\.norm1\.weight'),
+    'another shape': (with_value(FC1, lambda v: v.t()),
+                      r'shapes differ: .*fc1.weight \(32, 128\) \(backbone: \(128, 32\)\)'),
+    'integers': (with_value(FC1, lambda v: v.long()), 'fc1.weight is torch.int64'),
+    'NaN': (with_value(FC1, lambda v: v * float('nan')), f'NaN or infinity in {FC1}'),
+    'not a SwinV2 file': (lambda s: (s.clear(), s.update({'conv1.weight': torch.ones(2)})),
+                          'not a SwinV2 file. It has conv1.weight'),
+}
+
+
+@pytest.mark.parametrize(('change', 'message'), BROKEN_STATES.values(), ids=BROKEN_STATES)
+def test_a_file_that_does_not_fit_raises_and_changes_nothing(tmp_path, change, message):
+    path, state = tmp_path / 'broken.pth', official_state(source())
+    change(state)
+    torch.save({'model': state}, path)
+    model = build(path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        model.init_weights()
+    assert str(path) in str(caught.value)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def write_trap(path):
+    path.write_bytes(pickle.dumps({'model': RunsCode()}))
+
+
+def truncate(path):
+    save_official(source(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+BAD_FILES = {
+    'no file': (lambda path: None, FileNotFoundError, 'no such file'),
+    'a directory': (lambda path: path.mkdir(), FileNotFoundError, 'it is a directory'),
+    'an empty file': (lambda path: path.touch(), CheckpointError, 'cut short'),
+    'a text file': (lambda path: path.write_text('404: not found'), CheckpointError, 'safe loader'),
+    'truncated': (truncate, CheckpointError, 'damaged'),
+    'a pickle that runs code': (write_trap, CheckpointError, 'refused by the safe loader'),
+    'torch.save of an object': (lambda path: torch.save({'model': RunsCode()}, path),
+                                CheckpointError, 'refused by the safe loader'),
+    'a bare tensor': (lambda path: torch.save(torch.ones(3), path), CheckpointError,
+                      'holds a Tensor'),
+}
+
+
+@pytest.mark.parametrize(('write', 'error', 'message'), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_files(tmp_path, monkeypatch, write, error, message):
+    monkeypatch.setenv('PICKLE_TRAP', str(tmp_path / 'code_has_run'))
+    path = tmp_path / 'file.pth'
+    write(path)
+    with pytest.raises(error, match=message) as caught:
+        build(path).init_weights()
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / 'code_has_run').exists()
+
+
+@pytest.mark.parametrize('cfg', [dict(checkpoin='x.pth'), dict(checkpoint='x.pth', strict=False)])
+def test_misspelt_init_cfg(cfg):
+    with pytest.raises(TypeError, match='unexpected keyword argument'):
+        SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', **cfg)).init_weights()
+
+
+# --- URLs -----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server on this machine, and an empty torch.hub cache."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    served = tmp_path / 'served'
+    served.mkdir()
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
+                                            functools.partial(Quiet, directory=served))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield served, f'http://127.0.0.1:{httpd.server_port}'
+    httpd.shutdown()
+
+
+def test_url_is_fetched_once(server, tmp_path):
+    served, url = server
+    original = source()
+    save_official(original, served / 'swinv2.pth')
+    for _ in range(2):
+        model = build(f'{url}/swinv2.pth')
+        model.init_weights()
+        assert_loaded(model, original)
+        (served / 'swinv2.pth').unlink(missing_ok=True)
+    assert [p.name for p in (tmp_path / 'hub' / 'checkpoints').iterdir()] == ['swinv2.pth']
+
+
+def test_url_that_does_not_exist(server, tmp_path):
+    with pytest.raises(ConnectionError, match=r'absent\.pth: could not be downloaded .*404'):
+        build(f'{server[1]}/absent.pth').init_weights()
+    assert not any((tmp_path / 'hub').rglob('*.pth'))
+
+
+def test_unknown_scheme():
+    with pytest.raises(ValueError, match="got 'ftp://host/x.pth', allowed: a path or an http"):
+        build('ftp://host/x.pth').init_weights()
