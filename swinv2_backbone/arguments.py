@@ -27,7 +27,7 @@ def check_int(name: str, value: int, low: int, high: int | None = None) -> int:
         TypeError: If it is not an integer.
         ValueError: If it is below `low` or above `high`.
     """
-    allowed = f'an integer of at least {low}' if high is None else f'an integer from {low} to {high}'
+    allowed = 'an integer ' + (f'of at least {low}' if high is None else f'from {low} to {high}')
     if not is_int(value):
         raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: {allowed}')
     if value < low or (high is not None and value > high):
@@ -93,7 +93,8 @@ def parse_arch(arch: str | dict) -> dict:
         raise ValueError(f'arch: got a dict with the keys {sorted(map(str, arch))}, '
                          f'allowed: exactly {wanted}')
     embed_dims = check_int("arch['embed_dims']", arch['embed_dims'], 1)
-    depths, num_heads = (_stage_ints(f"arch['{key}']", arch[key]) for key in ('depths', 'num_heads'))
+    depths, num_heads = (_stage_ints(f"arch['{key}']", arch[key])
+                         for key in ('depths', 'num_heads'))
     for i, heads in enumerate(num_heads):
         if (embed_dims * 2**i) % heads:
             raise ValueError(f"arch['num_heads']: got {heads} heads at stage {i}, allowed: a "

@@ -32,8 +32,8 @@ def cosine_attention(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias:
                      visible: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Softmax of scaled cosine similarity plus position bias, applied to the values.
 
-    Logits and softmax are computed in float32 at least, also under autocast: with a scale of up to 100
-    they would lose two digits in half precision.
+    Logits and softmax are computed in float32 at least, also under autocast: with a scale of up to
+    100 they would lose two digits in half precision.
 
     Args:
         q: Queries ``(B * nW, nH, N, d)``; k and v likewise.

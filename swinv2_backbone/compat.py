@@ -16,8 +16,8 @@ def allow_mmengine_checkpoints() -> None:
 
     Breaks: resuming from, and testing, a checkpoint that mmengine saved, on torch >= 2.6, where
     ``torch.load`` defaults to ``weights_only=True``: next to the weights lies the message hub with
-    its HistoryBuffer objects. The loader stays safe: it is told of HistoryBuffer, of numpy's array
-    reconstruction, and of a `getattr` that serves HistoryBuffer's statistics and nothing else.
+    its HistoryBuffer objects. The loader stays safe: it is told of HistoryBuffer, of numpy's arrays
+    and scalars, and of a `getattr` that serves HistoryBuffer's statistics and nothing else.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655
     Remove: when the oldest mmengine supported here allow-lists them itself.
@@ -26,12 +26,13 @@ def allow_mmengine_checkpoints() -> None:
     os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
         return
-    reconstruct = np.zeros(0).__reduce__()[0]  # numpy moved it between 1.x and 2.x
+    # numpy 2 moved both, and a file names them as the numpy that wrote it did.
+    reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    moved = [(function, f'numpy.{core}.multiarray.{function.__name__}')
+             for function in (reconstruct, scalar) for core in ('core', '_core')]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
     torch.serialization.add_safe_globals([
-        HistoryBuffer, np.ndarray, np.dtype, *dtypes,
-        (reconstruct, 'numpy._core.multiarray._reconstruct'),
-        (reconstruct, 'numpy.core.multiarray._reconstruct'),
+        HistoryBuffer, np.ndarray, np.dtype, *dtypes, *moved,
         (_getattr_of_history_buffer, 'builtins.getattr'),
     ])
 

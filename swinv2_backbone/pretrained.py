@@ -147,7 +147,8 @@ def fetch(checkpoint: str) -> Path:
             torch.hub.download_url_to_file(checkpoint, str(path), progress=os.isatty(2))
     except (urllib.error.URLError, OSError) as error:
         raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
-                              f'it by other means and put it at {path}, or give its path.') from error
+                              f'it by other means and put it at {path}, or give its path.'
+                              ) from error
     finally:
         barrier()  # The other processes of this machine wait for the file, or for the failure.
     return path

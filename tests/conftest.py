@@ -1,4 +1,4 @@
-"""Shared helpers. Core tests need torch and mmengine alone; the others skip without their toolbox."""
+"""Shared helpers. Core tests need torch and mmengine alone; others skip without their toolbox."""
 
 import math
 

@@ -245,5 +245,5 @@ def test_url_that_does_not_exist(server, tmp_path):
 
 
 def test_unknown_scheme():
-    with pytest.raises(ValueError, match="got 'ftp://host/x.pth', allowed: a path or an http"):
+    with pytest.raises(ValueError, match=r"got 'ftp://host/x\.pth', allowed: a path or an http"):
         build('ftp://host/x.pth').init_weights()

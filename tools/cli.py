@@ -1,36 +1,21 @@
 """What `train.py` and `test.py` share: options, config, and errors on one line."""
 
 import argparse
-import difflib
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import (
-    DATASETS,
-    HOOKS,
-    METRICS,
-    MODELS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    TRANSFORMS,
-)
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import Runner
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
+from tools.config_checks import UserError, check_override, check_top_level, did_you_mean
 
 TRACEBACK_VARIABLE = 'SWINV2_TRACEBACK'
-_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, OPTIMIZERS, OPTIM_WRAPPERS)
-
-
-class UserError(Exception):
-    """A mistake of the user's: shown as one line, without a traceback."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -68,12 +53,6 @@ def make_parser(description: str) -> OneLineParser:
     return parser
 
 
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """" (did you mean 'x'?)", or nothing if no candidate is close."""
-    close = difflib.get_close_matches(name, [str(c) for c in candidates], n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ''
-
-
 def load_config(args: argparse.Namespace) -> Config:
     """The config of the command line, with its overrides checked and merged.
 
@@ -101,72 +80,6 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def runner_keys() -> list[str]:
-    """The top-level keys that mmengine reads from a config."""
-    return [*inspect.signature(Runner).parameters, 'auto_scale_lr']
-
-
-def check_top_level(cfg: Config, path: Path) -> None:
-    """Refuse a key that is a misspelling of one of the runner's, which would ignore it."""
-    known = runner_keys()
-    for key in cfg:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-        if key not in known and close:
-            raise UserError(f"config '{path}': unknown key '{key}' (did you mean '{close[0]}'?)")
-
-
-def check_override(cfg: Config, dotted: str) -> None:
-    """Refuse an override that would only add a key that nothing reads.
-
-    Raises:
-        UserError: If a part of the key does not exist where it must, or is a misspelling.
-    """
-    node, done = cfg, []
-    *parents, leaf = dotted.split('.')
-    for part in parents:
-        node = _child(node, part, done, dotted)
-        done.append(part)
-    if isinstance(node, (list, tuple)):
-        _child(node, leaf, done, dotted)
-    elif isinstance(node, (dict, Config)) and leaf not in node:
-        parameters = _parameters(node, cfg.get('default_scope')) if done else []
-        allowed = [*node, *parameters] if done else [*node, *runner_keys()]
-        # A dict without a type may take keys that it does not have yet; one that is nearly a key
-        # that it has is a misspelling all the same.
-        strict = not done or bool(parameters)
-        hint = did_you_mean(leaf, allowed)
-        if leaf not in allowed and (strict or hint):
-            raise UserError(f"--cfg-options: '{dotted}': unknown key '{leaf}'{hint}")
-    elif not isinstance(node, (dict, Config)):
-        raise UserError(f"--cfg-options: '{dotted}': '{'.'.join(done)}' is no dict but {node!r}")
-
-
-def _child(node: object, part: str, done: list[str], dotted: str) -> object:
-    if isinstance(node, (list, tuple)):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
-        raise UserError(f"--cfg-options: '{dotted}': '{'.'.join(done)}' is a list of {len(node)}; "
-                        f"'{part}' is no index of it")
-    if isinstance(node, (dict, Config)) and part in node:
-        return node[part]
-    hint = did_you_mean(part, node) if isinstance(node, (dict, Config)) else ''
-    where = f" in '{'.'.join(done)}'" if done else ''
-    raise UserError(f"--cfg-options: '{dotted}': no key '{part}'{where}{hint}")
-
-
-def _parameters(node: dict, scope: str | None) -> list[str]:
-    """The arguments of the class that a dict describes; none if it takes any or is unknown."""
-    name = node.get('type')
-    for registry in _REGISTRIES if isinstance(name, str) else ():
-        with registry.switch_scope_and_registry(scope) as scoped:
-            cls = scoped.get(name)
-        if cls is not None:
-            parameters = inspect.signature(cls).parameters.values()
-            takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-            return [] if takes_any else ['type', *(p.name for p in parameters)]
-    return []
-
-
 def use_checkpoint(cfg: Config, checkpoint: str) -> None:
     """Have a checkpoint loaded.
 
@@ -182,38 +95,18 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> None:
         cfg.model.backbone.init_cfg = None
 
 
-def check_data(cfg: Config, *loaders: str) -> None:
-    """Refuse to start without the data that the named loaders read.
+class SetupGuard(Hook):
+    """Knows whether the set-up is over, and refuses a checkpoint that does not fit.
 
-    Raises:
-        UserError: Naming the first path that does not exist, and what to do.
+    mmengine loads what matches and warns of the rest; a test of the wrong checkpoint would then
+    report the scores of random weights.
+
+    Args:
+        whole: Whether the checkpoint must have every parameter of the model and no other.
     """
-    for loader in loaders:
-        for path in _data_paths(cfg[loader]['dataset']):
-            if not path.exists():
-                hint = ('run `make data/shapes`' if 'shapes' in path.parts else
-                        'see "Data" in README.md, or set its data_root')
-                raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
 
-
-def _data_paths(dataset: ConfigDict) -> Iterable[Path]:
-    inner = dataset.get('dataset') or dataset.get('datasets')
-    if inner:  # RepeatDataset, ConcatDataset and the like
-        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _data_paths(one)
-        return
-    root = Path(dataset.get('data_root') or '')
-    if dataset.get('data_root'):
-        yield root
-    for part in (dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()):
-        if part and '://' not in str(part):
-            yield root / part
-
-
-class Started(Hook):
-    """Knows whether the set-up is over and the work has begun."""
-
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
         self.started = False
 
     def before_train(self, runner: Runner) -> None:
@@ -221,8 +114,25 @@ class Started(Hook):
 
     before_test = before_train
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        own = set(model.state_dict())
+        given = {key.removeprefix('module.') for key in checkpoint.get('state_dict', checkpoint)}
+        if self.whole and own != given:
+            raise UserError("the checkpoint does not fit the config's model: it lacks "
+                            f'{_name_keys(own - given)} and has, of no use here, '
+                            f'{_name_keys(given - own)}')
 
-def execute(cfg: Config, work: Callable[[Runner], object]) -> object:
+
+def _name_keys(keys: set[str]) -> str:
+    first = ', '.join(sorted(keys)[:3])
+    return f'{len(keys)} parameters' + (f' ({first}, ...)' if len(keys) > 3 else
+                                        f' ({first})' if keys else '')
+
+
+def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: bool) -> object:
     """Build a runner and let it work; set-up errors become a :class:`UserError`.
 
     Until the first batch, an exception is almost always about what the user asked for (a wrong
@@ -230,16 +140,20 @@ def execute(cfg: Config, work: Callable[[Runner], object]) -> object:
     it, the traceback matters.
     """
     allow_mmengine_checkpoints()
-    hook = Started()
+    guard = SetupGuard(whole_checkpoint)
     try:
         runner = Runner.from_cfg(cfg)
         if cfg.launcher == 'none':
             # SyncBN cannot run outside a process group; with one process BN is the same thing.
             runner.model = revert_sync_batchnorm(runner.model)
-        runner.register_hook(hook, priority='LOWEST')
+        # One line for each parameter would bury what matters.
+        runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
+        runner.register_hook(guard, priority='LOWEST')
         return work(runner)
+    except UserError:
+        raise
     except Exception as error:
-        if hook.started or os.environ.get(TRACEBACK_VARIABLE):
+        if guard.started or os.environ.get(TRACEBACK_VARIABLE):
             raise
         raise UserError(f'{first_line(error)} [{type(error).__name__}; {TRACEBACK_VARIABLE}=1 '
                         'shows where]') from error

@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from tools import cli
+from tools.config_checks import UserError, check_data
 
 # What the closing table shows, by the name that the metric gives it.
 COLUMNS = {
@@ -50,11 +51,12 @@ def show_pictures(cfg: Config, folder: str) -> None:
     """Turn on the toolbox's own visualization hook."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
-        raise cli.UserError("--show-dir: the config lacks default_hooks['visualization']")
+        raise UserError("--show-dir: the config lacks default_hooks['visualization']")
     hook.draw = True
     if cfg.default_scope == 'mmdet':
         hook.test_out_dir = folder
     else:
+        hook.interval = 1  # mmseg's hook draws every 50th picture otherwise
         cfg.visualizer.save_dir = folder
 
 
@@ -62,7 +64,7 @@ def use_tta(cfg: Config) -> None:
     """Wrap the model and the pipeline for test-time augmentation."""
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise cli.UserError(f'--tta: the config lacks {" and ".join(missing)}')
+        raise UserError(f'--tta: the config lacks {" and ".join(missing)}')
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     if cfg.default_scope == 'mmdet':
@@ -74,7 +76,7 @@ def save_predictions(cfg: Config, out: str) -> None:
     """Have the predictions written out, in the way that the toolbox's users know."""
     if cfg.default_scope == 'mmdet':
         if not out.endswith(('.pkl', '.pickle')):
-            raise cli.UserError(f"--out: got '{out}', allowed for a detector: a .pkl file")
+            raise UserError(f"--out: got '{out}', allowed for a detector: a .pkl file")
         evaluator = cfg.test_evaluator
         evaluators = evaluator if isinstance(evaluator, list) else [evaluator]
         cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
@@ -100,8 +102,8 @@ def main():
     args = parse_args()
     cfg = cli.load_config(args)
     apply_options(cfg, args)
-    cli.check_data(cfg, 'test_dataloader')
-    metrics = cli.execute(cfg, Runner.test)
+    check_data(cfg, 'test_dataloader')
+    metrics = cli.execute(cfg, Runner.test, whole_checkpoint=True)
     if not is_main_process():
         return
     rows = {'model': metrics}

@@ -1,6 +1,7 @@
 """Train a model: mmseg's and mmdet's configs alike."""
 
 import sys
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -11,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from tools import cli
+from tools.config_checks import UserError, check_data
 
 
 def parse_args():
@@ -28,20 +30,33 @@ def apply_options(cfg: Config, args) -> None:
     """Write the command line's wishes into the config."""
     if args.amp:
         if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise cli.UserError(f'--amp: optim_wrapper.type is {cfg.optim_wrapper.type!r}, '
+            raise UserError(f'--amp: optim_wrapper.type is {cfg.optim_wrapper.type!r}, '
                                 "allowed: 'OptimWrapper'")
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
-            raise cli.UserError('--auto-scale-lr: the config lacks auto_scale_lr=dict('
+            raise UserError('--auto-scale-lr: the config lacks auto_scale_lr=dict('
                                 'base_batch_size=...), the batch size its learning rate is for')
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from and '://' not in args.resume and not Path(args.resume).is_file():
-            raise cli.UserError(f"--resume: checkpoint '{args.resume}' does not exist")
+    if args.resume == 'auto':
+        latest = latest_checkpoint(cfg.work_dir)
+        cfg.resume, cfg.load_from = latest is not None, latest
+    elif args.resume is not None:
+        if '://' not in args.resume and not Path(args.resume).is_file():
+            raise UserError(f"--resume: checkpoint '{args.resume}' does not exist")
+        cfg.resume, cfg.load_from = True, args.resume
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The newest whole checkpoint of a work dir.
+
+    mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
+    there may be a later, truncated checkpoint, or nothing in that file.
+    """
+    found = [path for path in Path(work_dir).glob('*.pth')
+             if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)]
+    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
 
 
 def report_batch_size(cfg: Config) -> None:
@@ -63,13 +78,13 @@ def main():
     args = parse_args()
     cfg = cli.load_config(args)
     apply_options(cfg, args)
-    cli.check_data(cfg, 'train_dataloader', *(['val_dataloader'] if cfg.get('val_cfg') else []))
+    check_data(cfg, 'train_dataloader', *(['val_dataloader'] if cfg.get('val_cfg') else []))
 
     def train(runner: Runner) -> None:
         report_batch_size(cfg)
         runner.train()
 
-    cli.execute(cfg, train)
+    cli.execute(cfg, train, whole_checkpoint=cfg.resume)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, DefaultScope, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope
 
 
 def majority_baseline(cfg: Config) -> dict[str, float]:
@@ -20,10 +20,9 @@ def majority_baseline(cfg: Config) -> dict[str, float]:
         Metrics under the names that the toolbox's own metric gives them: mIoU, mAcc, aAcc in
         percent, or ``coco/{bbox,segm}_{mAP,mAP_50,mAP_75}`` as fractions.
     """
-    if DefaultScope.get_current_instance() is None:
-        init_default_scope(cfg.default_scope)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    return _detection(dataset) if cfg.default_scope == 'mmdet' else _segmentation(dataset)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        return _detection(dataset) if cfg.default_scope == 'mmdet' else _segmentation(dataset)
 
 
 def _segmentation(dataset: BaseDataset) -> dict[str, float]:
@@ -41,21 +40,21 @@ def _segmentation(dataset: BaseDataset) -> dict[str, float]:
 
 def _detection(dataset: BaseDataset) -> dict[str, float]:
     from pycocotools import mask as rle
+    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    coco = dataset.coco
     shown = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
-    annotations = [a for a in coco.dataset['annotations'] if a['image_id'] in shown]
-    categories = [a['category_id'] for a in annotations]
-    results = []
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        coco = COCO(dataset.ann_file)
+    categories = [a['category_id'] for a in coco.anns.values() if a['image_id'] in shown]
+    results, metrics = [], {}
     for image in (coco.imgs[i] for i in sorted(shown)):
         size = image['height'], image['width']
         results.append(dict(
             image_id=image['id'], category_id=max(set(categories), key=categories.count), score=1.0,
             bbox=[0, 0, image['width'], image['height']],
             segmentation=rle.encode(np.ones(size, np.uint8, order='F'))))
-    metrics = {}
     for kind in ('bbox', 'segm'):
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(coco, coco.loadRes(results), kind)
             evaluation.params.imgIds = sorted(shown)
             evaluation.evaluate()

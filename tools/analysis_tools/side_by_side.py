@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from tools import cli
+from tools.config_checks import UserError, check_data
 
 _CAPTION_HEIGHT = 22
 
@@ -40,7 +41,8 @@ def captioned(picture: np.ndarray, caption: str, side: int) -> np.ndarray:
 def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.ndarray:
     """Picture, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
     picture = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
-    options = {'pred_score_thr': score_thr} if 'pred_instances' in sample else {'with_labels': False}
+    detection = 'pred_instances' in sample
+    options = dict(pred_score_thr=score_thr) if detection else dict(with_labels=False)
     panels = [captioned(picture, 'image', side)]
     for caption, gt in (('truth', True), ('prediction', False)):
         visualizer.add_datasample(caption, picture, sample, draw_gt=gt, draw_pred=not gt,
@@ -68,11 +70,13 @@ def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
 def main():
     args = parse_args()
     if args.out.suffix != '.png':
-        raise cli.UserError(f"--out: got '{args.out}', allowed: a .png file")
+        raise UserError(f"--out: got '{args.out}', allowed: a .png file")
     cfg = cli.load_config(args)
     cli.use_checkpoint(cfg, args.checkpoint)
-    cli.check_data(cfg, 'test_dataloader')
-    picture = cli.execute(cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr))
+    check_data(cfg, 'test_dataloader')
+    cfg.log_level = 'WARNING'
+    picture = cli.execute(cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr),
+                          whole_checkpoint=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     print(f'-> {args.out}')

@@ -1,0 +1,36 @@
+# make demo [TASK=detection], make test: each sets up .venv first where that is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+TASK ?= segmentation
+ifeq ($(TASK),segmentation)
+    NAME := upernet_swinv2_tiny_shapes
+else ifeq ($(TASK),detection)
+    NAME := mask_rcnn_swinv2_tiny_shapes
+else
+    $(error TASK: got '$(TASK)', allowed: segmentation or detection)
+endif
+CONFIG := configs/$(TASK)/$(NAME).py
+WORK := work_dirs/$(NAME)
+RUN := .venv/bin/python
+
+.PHONY: env demo data/shapes test test-slow lint
+
+env:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
+	@$(PYTHON) tools/bootstrap.py
+
+data/shapes: env
+	@$(RUN) tools/make_shapes.py --out $@
+
+demo: data/shapes
+	@$(RUN) tools/train.py $(CONFIG) --resume
+	@$(RUN) tools/test.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --baseline
+	@$(RUN) tools/analysis_tools/side_by_side.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --out $(WORK)/predictions.png
+
+test: env
+	@$(RUN) -m pytest -q
+
+test-slow: env
+	@$(RUN) -m pytest -q -m slow
+
+lint: env
+	@$(RUN) -m ruff check .

@@ -1,0 +1,88 @@
+"""What importing the package takes, and how it is installed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, *flags, **kwargs):
+    return subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True,
+                          cwd=ROOT, **kwargs)
+
+
+def test_importing_needs_no_toolbox():
+    result = python('''
+import sys
+import swinv2_backbone, torch
+swinv2_backbone.SwinTransformerV2(dict(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4))(
+    torch.rand(1, 3, 32, 32))
+print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm", "transformers")
+       if m in sys.modules])
+''')
+    assert result.stdout.strip() == '[]', result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('module', ['windows', 'position_bias', 'attention', 'blocks', 'arguments',
+                                    'checkpoint'])
+def test_leaf_modules_import_torch_alone(module):
+    source = (ROOT / 'swinv2_backbone' / f'{module}.py').read_text()
+    imported = set(re.findall(r'^(?:from|import) ([\w.]+)', source, re.MULTILINE))
+    roots = {name.split('.')[0] for name in imported if not name.startswith('.')}
+    assert roots <= {'torch', *sys.stdlib_module_names}, roots
+
+
+ORDER = ['version', 'windows', 'position_bias', 'attention', 'blocks', 'arguments', 'checkpoint',
+         'pretrained', 'swin_transformer_v2', '__init__']
+
+
+def test_imports_run_one_way():
+    for position, module in enumerate(ORDER):
+        source = (ROOT / 'swinv2_backbone' / f'{module}.py').read_text()
+        for name in re.findall(r'^from \.(\w*) import (?:(\w+))', source, re.MULTILINE):
+            imported = name[0] or name[1]
+            assert ORDER.index(imported) < position, f'{module} imports {imported}'
+
+
+def test_without_mmengine_one_line_says_what_to_install():
+    result = python('''
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "mmengine" else find_spec(name)
+import swinv2_backbone
+''')
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('ImportError: swinv2_backbone needs mmengine')
+    assert 'pip install mmengine' in last
+
+
+@pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_resolves_from_a_toolbox_without_custom_imports(toolbox):
+    pytest.importorskip(toolbox)
+    result = python(f'''
+from mmengine.registry import init_default_scope
+from {toolbox}.registry import MODELS
+init_default_scope("{toolbox}")
+model = MODELS.build(dict(type="swinv2_backbone.SwinTransformerV2",
+                          arch=dict(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4)))
+print(type(model).__module__)
+''')
+    assert result.stdout.splitlines()[-1:] == ['swinv2_backbone.swin_transformer_v2'], result.stderr
+
+
+def test_installs_with_the_one_version(tmp_path):
+    from swinv2_backbone import __version__
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
+                    '--no-build-isolation', '--target', tmp_path, ROOT], check=True, timeout=120)
+    [metadata] = tmp_path.glob('swinv2_backbone-*.dist-info/METADATA')
+    text = metadata.read_text()
+    assert f'\nVersion: {__version__}\n' in text
+    required = re.findall(r'^Requires-Dist: ([\w-]+)((?:.*extra.*)?)', text, re.MULTILINE)
+    assert [name for name, extra in required if not extra] == ['torch']
+    assert {'openmmlab', 'dev'} <= set(re.findall(r'^Provides-Extra: (\w+)', text, re.MULTILINE))
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {
+        'swinv2_backbone', metadata.parent.name}
