@@ -198,6 +198,7 @@ WRONG = {
 
 @pytest.mark.parametrize(('main', 'args', 'message'), WRONG.values(), ids=WRONG)
 def test_mistakes_end_in_one_line(workshop, tmp_path, monkeypatch, capsys, main, args, message):
+    monkeypatch.chdir(tmp_path)  # where data/ is not
     weights = tmp_path / 'weights.pth'
     torch.save({'state_dict': {'x': torch.ones(1)}}, weights)
     names = {'{seg}': workshop / 'segmentation.py', '{det}': workshop / 'detection.py',
