@@ -143,7 +143,9 @@ def build_mmcv():
     cuda = find_nvcc()
     say("compiling mmcv's operators, once for this machine: 15 CPU-minutes, 8 minutes on 2 cores"
         + (' (longer, with CUDA)' if cuda else ''))
-    sources = len(glob.glob(os.path.join(source, 'mmcv/ops/csrc/**/*.c*'), recursive=True))
+    kinds = ['*.cpp', 'cpu/*.cpp'] + (['cuda/*.cpp', 'cuda/*.cu'] if cuda else [])
+    sources = sum(len(glob.glob(os.path.join(source, 'mmcv/ops/csrc/pytorch', kind)))
+                  for kind in kinds)
     environment = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0'}
     environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
     # Python's own flags have -g, which more than doubles the time and is of no use here.
@@ -152,7 +154,7 @@ def build_mmcv():
         environment['CUDA_VISIBLE_DEVICES'] = ''  # or the build asks for nvcc wherever a GPU is
     built = os.path.join(work, 'wheel')
     pip('wheel', '--no-deps', '--no-build-isolation', '-w', built, source, env=environment,
-        failure='could not compile mmcv', progress=lambda: '{} of about {} files'.format(
+        failure='could not compile mmcv', progress=lambda: '{} of {} files'.format(
             len(glob.glob(os.path.join(source, 'build/**/*.o'), recursive=True)), sources))
     os.makedirs(folder, exist_ok=True)
     for wheel in glob.glob(os.path.join(built, 'mmcv-*.whl')):

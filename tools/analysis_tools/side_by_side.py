@@ -1,5 +1,6 @@
 """Draw pictures of the test data with truth and prediction side by side."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -7,7 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
 import numpy as np
+import torch
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from tools import cli
@@ -38,10 +41,24 @@ def captioned(picture: np.ndarray, caption: str, side: int) -> np.ndarray:
     return np.vstack((bar, picture))
 
 
+def enlarge(instances: InstanceData, factor: int) -> None:
+    """Scale boxes and masks of mmdet's by a whole factor, in place."""
+    instances.bboxes = instances.bboxes * factor
+    masks = instances.masks
+    masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
+    instances.masks = masks.astype(bool).repeat(factor, 1).repeat(factor, 2)
+
+
 def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.ndarray:
     """Picture, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
     picture = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
     detection = 'pred_instances' in sample
+    if detection:
+        # Labels have a size of their own: on a small picture they would hide what they name.
+        factor = math.ceil(side / picture.shape[0])
+        picture = picture.repeat(factor, 0).repeat(factor, 1)
+        for instances in (sample.gt_instances, sample.pred_instances):
+            enlarge(instances, factor)
     options = dict(pred_score_thr=score_thr) if detection else dict(with_labels=False)
     panels = [captioned(picture, 'image', side)]
     for caption, gt in (('truth', True), ('prediction', False)):
@@ -51,6 +68,7 @@ def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.
     return np.hstack(panels)
 
 
+@torch.no_grad()
 def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
     """`num` rows of the test data, one below the other."""
     dataset = runner.test_dataloader.dataset
