@@ -148,8 +148,12 @@ def build_mmcv():
                   for kind in kinds)
     environment = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0'}
     environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
-    # Python's own flags have -g, which more than doubles the time and is of no use here.
-    environment['CFLAGS'] = environment.get('CFLAGS', '') + ' -g0'
+    # Python's own flags have -g, which more than doubles the time and is of no use here. setuptools
+    # takes the flags of C++ from the one variable or the other, depending on its version.
+    for variable in ('CFLAGS', 'CXXFLAGS'):
+        environment[variable] = environment.get(variable, '') + ' -g0'
+    # torch looks for ninja, which compiles on all cores and goes on after an interruption.
+    environment['PATH'] = os.path.dirname(PYTHON) + os.pathsep + environment.get('PATH', '')
     if not cuda:
         environment['CUDA_VISIBLE_DEVICES'] = ''  # or the build asks for nvcc wherever a GPU is
     built = os.path.join(work, 'wheel')
