@@ -56,6 +56,21 @@ def test_a_wheel_at_hand_needs_no_compiler(venv, monkeypatch, tmp_path):
     bootstrap.check_machine()
 
 
+def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
+    code = ("import signal, sys; from tools import bootstrap as b; "
+            f"b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; "
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
+            "b.run(['bash', '-c', 'sleep 1234.5 & wait'], 'x')")
+    first, second = (subprocess.Popen([sys.executable, '-u', '-c', code], cwd=ROOT, text=True,
+                                      stdout=subprocess.PIPE) for _ in range(2))
+    lines = sorted((first.stdout.readline(), second.stdout.readline()))
+    assert lines == ['-- waiting for another set-up to end\n', 'held\n']
+    for process in (first, second):
+        process.terminate()
+    assert [process.wait(timeout=20) for process in (first, second)] == [3, 3]
+    assert subprocess.run(['pgrep', '-f', 'sleep 1234.5'], stdout=subprocess.DEVNULL).returncode
+
+
 def test_no_network_is_one_line(venv):
     code = 'print("NewConnectionError: Failed to establish"); raise SystemExit(1)'
     with pytest.raises(bootstrap.SetupError, match=r'^no network: pip cannot reach') as caught:

@@ -4,12 +4,14 @@ Needs nothing but the standard library, and parses on older Pythons, so that the
 line that says which Python it takes.
 """
 
+import fcntl
 import glob
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -32,6 +34,9 @@ STACK = ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'pytest
          'ruff']
 NETWORK_SIGNS = ('NewConnectionError', 'NameResolutionError', 'ConnectTimeout', 'ProxyError',
                  'Temporary failure in name resolution', 'Connection refused', 'SSLError')
+
+
+_lock = []  # The descriptor of the lock, once it is held.
 
 
 class SetupError(Exception):
@@ -174,12 +179,15 @@ def run(command, failure, progress=None, env=None):
         begin = log.tell()
         log.write('\n$ ' + ' '.join(command) + '\n')
         log.flush()
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=env)
+        # A session of its own, so that what pip starts can be ended with it; and it holds the lock,
+        # so that the next set-up waits even for what outlives a killed one.
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=env,
+                                   start_new_session=True, pass_fds=_lock)
         try:
             watch(process, progress)
         finally:
             if process.poll() is None:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
         if process.returncode == 0:
             return
@@ -191,6 +199,18 @@ def run(command, failure, progress=None, env=None):
     errors = re.findall(r'error: +(.+)', output, re.IGNORECASE)
     raise SetupError('{}: {} (all of it: {})'.format(
         failure, errors[-1].strip() if errors else f'status {process.returncode}', LOG))
+
+
+def take_lock():
+    """Wait until no other set-up of this user's is at work: they share the folder of wheels."""
+    os.makedirs(CACHE, exist_ok=True)
+    lock = os.open(os.path.join(CACHE, 'lock'), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say('waiting for another set-up to end')
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    _lock.append(lock)
 
 
 def watch(process, progress):
@@ -241,7 +261,6 @@ def is_installed():
 
 
 def set_up():
-    check_machine()
     make_venv()
     remove_half_installed()
     say('installing torch {} and the build tools'.format(pinned('torch')))
@@ -267,11 +286,14 @@ def set_up():
 def main():
     try:
         if not is_installed():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended; run again to go on'))
+            check_machine()
+            take_lock()
             set_up()
     except SetupError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('interrupted; the next run goes on from here')
+        sys.exit('interrupted; run again to go on')
 
 
 if __name__ == '__main__':

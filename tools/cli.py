@@ -16,6 +16,7 @@ from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.config_checks import UserError, check_override, check_top_level, did_you_mean
 
 TRACEBACK_VARIABLE = 'SWINV2_TRACEBACK'
+TOOLBOXES = ('mmdet', 'mmseg')
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -68,6 +69,9 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # A config is a program: whatever it raises, it is the config's.
         raise UserError(f"config '{path}': {type(error).__name__}: {first_line(error)}") from error
+    if cfg.get('default_scope') not in TOOLBOXES:
+        raise UserError(f"config '{path}': default_scope: got {cfg.get('default_scope')!r}, "
+                        f'allowed: {" or ".join(map(repr, TOOLBOXES))}')
     check_top_level(cfg, path)
     for key in args.cfg_options or {}:
         check_override(cfg, key)

@@ -103,6 +103,8 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: Naming the first path that does not exist, and what to do.
     """
     for loader in loaders:
+        if not cfg.get(loader):
+            raise UserError(f'the config lacks {loader}')
         for path in _data_paths(cfg[loader]['dataset']):
             if not path.exists():
                 hint = ('run `make data/shapes`' if 'shapes' in path.parts else

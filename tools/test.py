@@ -60,6 +60,11 @@ def show_pictures(cfg: Config, folder: str) -> None:
         cfg.visualizer.save_dir = folder
 
 
+def evaluators(cfg: Config) -> list:
+    """The config's test evaluators, of which it may have one or several."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
 def use_tta(cfg: Config) -> None:
     """Wrap the model and the pipeline for test-time augmentation."""
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
@@ -69,7 +74,9 @@ def use_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     if cfg.default_scope == 'mmdet':
         print('--tta: mmdet merges boxes alone, so mask AP is left out', file=sys.stderr)
-        cfg.test_evaluator.metric = ['bbox']
+        for evaluator in evaluators(cfg):
+            if evaluator.type == 'CocoMetric':
+                evaluator.metric = ['bbox']
 
 
 def save_predictions(cfg: Config, out: str) -> None:
@@ -77,11 +84,11 @@ def save_predictions(cfg: Config, out: str) -> None:
     if cfg.default_scope == 'mmdet':
         if not out.endswith(('.pkl', '.pickle')):
             raise UserError(f"--out: got '{out}', allowed for a detector: a .pkl file")
-        evaluator = cfg.test_evaluator
-        evaluators = evaluator if isinstance(evaluator, list) else [evaluator]
-        cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
+        cfg.test_evaluator = [*evaluators(cfg), dict(type='DumpDetResults', out_file_path=out)]
     else:
-        cfg.test_evaluator.output_dir = out
+        for evaluator in evaluators(cfg):
+            if evaluator.type == 'IoUMetric':
+                evaluator.output_dir = out
 
 
 def format_table(rows: dict[str, dict], scope: str) -> str:

@@ -62,7 +62,8 @@ def latest_checkpoint(work_dir: str) -> str | None:
 def report_batch_size(cfg: Config) -> None:
     """Print the effective batch size: the commonest cause of results that cannot be reproduced."""
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-    per_process, processes = cfg.train_dataloader.batch_size, get_world_size()
+    processes = get_world_size()
+    per_process = cfg.train_dataloader.get('batch_size', 1)
     effective = per_process * processes * accumulated
     line = (f'effective batch size: {effective} = {per_process} a process x {processes} processes '
             f'x {accumulated} accumulated')
