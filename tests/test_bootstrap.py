@@ -61,14 +61,19 @@ def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
             f"b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; "
             "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
             "b.run(['bash', '-c', 'sleep 1234.5 & wait'], 'x')")
-    first, second = (subprocess.Popen([sys.executable, '-u', '-c', code], cwd=ROOT, text=True,
-                                      stdout=subprocess.PIPE) for _ in range(2))
-    lines = sorted((first.stdout.readline(), second.stdout.readline()))
-    assert lines == ['-- waiting for another set-up to end\n', 'held\n']
-    for process in (first, second):
-        process.terminate()
-    assert [process.wait(timeout=20) for process in (first, second)] == [3, 3]
-    assert subprocess.run(['pgrep', '-f', 'sleep 1234.5'], stdout=subprocess.DEVNULL).returncode
+    sleeping = ['pgrep', '-f', '^sleep 1234.5$']
+    start = [sys.executable, '-u', '-c', code]
+    first = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert first.stdout.readline() == 'held\n'
+    second = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert second.stdout.readline() == '-- waiting for another set-up to end\n'
+    second.terminate()
+    assert second.wait(timeout=20) == 3
+    while subprocess.run(sleeping, stdout=subprocess.DEVNULL).returncode:
+        assert first.poll() is None
+    first.terminate()
+    assert first.wait(timeout=20) == 3
+    assert subprocess.run(sleeping, stdout=subprocess.DEVNULL).returncode == 1
 
 
 def test_no_network_is_one_line(venv):
