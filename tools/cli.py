@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
@@ -147,9 +147,6 @@ def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: boo
     guard = SetupGuard(whole_checkpoint)
     try:
         runner = Runner.from_cfg(cfg)
-        if cfg.launcher == 'none':
-            # SyncBN cannot run outside a process group; with one process BN is the same thing.
-            runner.model = revert_sync_batchnorm(runner.model)
         # One line for each parameter would bury what matters.
         runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
         runner.register_hook(guard, priority='LOWEST')
