@@ -23,8 +23,9 @@ data/shapes: env
 
 demo: data/shapes
 	@$(RUN) tools/train.py $(CONFIG) --resume
-	@$(RUN) tools/test.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --baseline
 	@$(RUN) tools/analysis_tools/side_by_side.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --out $(WORK)/predictions.png
+	@$(RUN) tools/test.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --baseline
+	@echo "-> $(WORK)/predictions.png: image, truth and prediction"
 
 test: env
 	@$(RUN) -m pytest -q

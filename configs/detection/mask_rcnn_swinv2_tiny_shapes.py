@@ -22,5 +22,5 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[120], gamma=0.1),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=25))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=50))
 log_processor = dict(by_epoch=False)

@@ -14,10 +14,11 @@ train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader
 model = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
-max_iters = 150
+max_iters = 180
+optim_wrapper = dict(optimizer=dict(lr=0.001))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=20, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=25))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=60))
