@@ -57,14 +57,35 @@ def check_bool(name: str, value: bool) -> bool:
     return value
 
 
-def check_mlp_ratio(value: float) -> float:
-    """`value` as a float, if it is a positive number; else TypeError or ValueError."""
+def check_mlp_ratio(value: float, embed_dims: int) -> float:
+    """`value` as a float.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it leaves the first stage's MLPs, on `embed_dims` channels, no hidden one.
+    """
+    allowed = f'a number of at least 1 / {embed_dims}'
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f'mlp_ratio: got {value!r} ({type(value).__name__}), '
-                        'allowed: a number above 0')
-    if not 0 < value < float('inf'):
-        raise ValueError(f'mlp_ratio: got {value}, allowed: a number above 0')
+        raise TypeError(f'mlp_ratio: got {value!r} ({type(value).__name__}), allowed: {allowed}')
+    if not 1 <= value * embed_dims < float('inf'):
+        raise ValueError(f'mlp_ratio: got {value}, allowed: {allowed}')
     return float(value)
+
+
+def parse_init_cfg(value: dict | list | None) -> list[dict]:
+    """mmengine's initialisation config, as a list of dicts.
+
+    Raises:
+        TypeError: If it is none, or no dict or sequence of dicts.
+        ValueError: If one of them has no type.
+    """
+    configs = [value] if isinstance(value, dict) else value if value is not None else []
+    allowed = "a dict with a 'type', a list of such, or None"
+    if not isinstance(configs, (list, tuple)) or not all(isinstance(c, dict) for c in configs):
+        raise TypeError(f'init_cfg: got {value!r}, allowed: {allowed}')
+    if not all(cfg.get('type') for cfg in configs):
+        raise ValueError(f'init_cfg: got {value!r}, allowed: {allowed}')
+    return list(configs)
 
 
 def parse_arch(arch: str | dict) -> dict:

@@ -18,13 +18,14 @@ LARGEST_LOGIT_SCALE = math.log(100.0)
 def unit_vectors(x: Tensor) -> Tensor:
     """Scale the last axis to length 1, in at least float32.
 
-    A zero vector stays zero and gets no gradient. It does occur (a key has no bias, so a
-    blank token has a key of exactly 0), and dividing by its clamped length instead would send
-    back a gradient of up to 1e12, which is infinite once it is cast to float16.
+    A zero vector (shorter than 1e-12, as for torch's normalize) becomes zero and gets no gradient.
+    It does occur (a key has no bias, so a blank token has a key of exactly 0), and dividing by its
+    clamped length instead would send back a gradient of up to 1e12, which is infinite once it is
+    cast to float16.
     """
     x = at_least_float32(x)
     squared = x.square().sum(-1, keepdim=True)
-    nonzero = squared > 0
+    nonzero = squared > 1e-24
     return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero
 
 
@@ -108,10 +109,11 @@ class WindowAttention(nn.Module):
     def bias(self, window: Pair, pretrained_window: Pair) -> Tensor:
         """Position bias ``(nH, N, N)``, [head, query, key], of a window.
 
-        In eval mode without gradients it is computed once for given weights, and again when
-        they change, by whatever way.
+        On a CPU, in eval mode without gradients, it is computed once for given weights, and again
+        when they change, by whatever way. (On a GPU, comparing the weights would make the host
+        wait for the device in every block, which costs more than the bias.)
         """
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or self.logit_scale.device.type != 'cpu':
             self._cached_bias = None
             return position_bias(self.cpb_mlp, window, pretrained_window)
         cached = self._cached_bias

@@ -32,7 +32,7 @@ class DropPath(nn.Module):
             return x
         keep = 1.0 - self.drop_prob
         if keep == 0.0:
-            return torch.zeros_like(x)
+            return x * 0  # Not zeros_like: distributed training wants a gradient, if only 0.
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype).div_(keep)
 

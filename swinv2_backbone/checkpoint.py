@@ -40,8 +40,8 @@ class Converted:
     dropped: list[str] = field(default_factory=list)
 
 
-def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
-    """Unpickle a file, refusing whatever would run code.
+def read_checkpoint(path: str | Path) -> Mapping:
+    """Unpickle a file onto the CPU, refusing whatever would run code.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
         what = 'it is a directory' if path.is_dir() else 'no such file'
         raise FileNotFoundError(f'checkpoint {path}: {what}')
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split('\n', 1)[0]
         raise CheckpointError(
@@ -82,6 +82,10 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
         CheckpointError: If no format fits.
     """
     state = _unwrap(content)
+    others = [key for key in state if not isinstance(key, str)]
+    if others:
+        raise CheckpointError(f'checkpoint {source}: has keys that are no names: '
+                              f'{name_keys(others)}')
     if prefix:
         prefix = prefix if prefix.endswith('.') else prefix + '.'
         state = strip_prefix(state, prefix)

@@ -22,8 +22,10 @@ def allow_mmengine_checkpoints() -> None:
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655
     Remove: when the oldest mmengine supported here allow-lists them itself.
     """
-    # Where torch < 2.6 would unpickle anything, this makes the safe loader its default as well.
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    # torch < 2.6 would unpickle anything, and so would any torch under the variable that is often
+    # advised against this very error. With both set, torch refuses to load at all.
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
         return
     # numpy 2 moved both, and a file names them as the numpy that wrote it did.

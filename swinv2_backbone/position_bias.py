@@ -5,13 +5,11 @@ between query and key, measured in units of the window that the checkpoint was t
 That unit is what lets one set of weights serve every window.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .windows import Pair
+from .windows import Pair, cache_tensors
 
 CPB_HIDDEN = 512
 _LARGEST_BIAS = 16.0
@@ -66,13 +64,11 @@ def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
     return d_row * (2 * window[1] - 1) + d_col
 
 
-@lru_cache(maxsize=32)
+@cache_tensors(32)
 def _geometry(window: Pair, pretrained_window: Pair, device: torch.device,
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    # Not in inference mode: the tensors stay, and a training step may need them later.
-    with torch.inference_mode(False):
-        return (relative_coords(window, pretrained_window, device, dtype),
-                relative_index(window, device))
+    return (relative_coords(window, pretrained_window, device, dtype),
+            relative_index(window, device))
 
 
 def make_cpb_mlp(num_heads: int) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import urllib.error
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from .checkpoint import (
     name_keys,
     read_checkpoint,
 )
+from .download import cached_path, download
 
 
 class PretrainedSwinV2:
@@ -33,7 +33,7 @@ class PretrainedSwinV2:
     Args:
         checkpoint: Path or http(s) URL.
         prefix: If given, only keys that start with it are used, without it.
-        map_location: Where the file's tensors are put before they are copied.
+        map_location: 'cpu', as configs of OpenMMLab say; weights go from there into the parameters.
     """
 
     def __init__(self, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu'):
@@ -41,8 +41,11 @@ class PretrainedSwinV2:
             raise TypeError(f'init_cfg: checkpoint: got {checkpoint!r}, allowed: a path or an '
                             'http(s) URL')
         self.checkpoint = str(checkpoint)
+        if prefix is not None and not isinstance(prefix, str):
+            raise TypeError(f'init_cfg: prefix: got {prefix!r}, allowed: a string or None')
+        if map_location != 'cpu':
+            raise ValueError(f"init_cfg: map_location: got {map_location!r}, allowed: 'cpu'")
         self.prefix = prefix
-        self.map_location = map_location
 
     def __call__(self, module: nn.Module) -> None:
         """Load into `module`, whole or not at all.
@@ -52,7 +55,7 @@ class PretrainedSwinV2:
             ConnectionError: If the URL cannot be fetched.
             CheckpointError: If the file does not fit.
         """
-        content = read_checkpoint(fetch(self.checkpoint), self.map_location)
+        content = read_checkpoint(fetch(self.checkpoint))
         converted = convert_checkpoint(content, self.checkpoint, self.prefix)
         load_converted(module, converted, self.checkpoint)
         if hasattr(module, '_params_init_info'):
@@ -127,12 +130,11 @@ def _summary(keys: Iterable[str]) -> str:
 def fetch(checkpoint: str) -> Path:
     """The local path of a checkpoint, downloaded first if it is a URL.
 
-    Downloads go where torch.hub keeps its own, once a machine, and appear there only when they
-    are complete.
+    Downloads go where torch.hub keeps its own, once a machine.
 
     Raises:
         ConnectionError: If the URL cannot be fetched.
-        ValueError: If the scheme is neither http nor https.
+        ValueError: If the scheme is neither http nor https, or the URL names no file.
     """
     url = urlparse(checkpoint)
     if '://' not in checkpoint:
@@ -140,12 +142,12 @@ def fetch(checkpoint: str) -> Path:
     if url.scheme not in ('http', 'https'):
         raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed: a path or an "
                          'http(s) URL')
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(url.path).name
+    path = cached_path(checkpoint, Path(torch.hub.get_dir()) / 'checkpoints')
     try:
         if not path.exists() and int(os.environ.get('LOCAL_RANK', 0)) == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(checkpoint, str(path), progress=os.isatty(2))
-    except (urllib.error.URLError, OSError) as error:
+            print_log(f'downloading {checkpoint} to {path}', logger='current')
+            download(checkpoint, path)
+    except OSError as error:  # urllib's errors are among these
         raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
                               f'it by other means and put it at {path}, or give its path.'
                               ) from error

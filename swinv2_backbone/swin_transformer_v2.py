@@ -15,6 +15,12 @@ from .blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
 from .pretrained import PretrainedSwinV2
 
 
+def _is_pretrained(init_type: str | type) -> bool:
+    """Whether an initialiser is mmengine's Pretrained, bare or with a scope in front."""
+    name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
+    return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
 @MODELS.register_module()
 class SwinTransformerV2(BaseModule):
     """Swin Transformer V2 for dense prediction: a feature map from each stage.
@@ -78,6 +84,7 @@ class SwinTransformerV2(BaseModule):
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  init_cfg: dict | list[dict] | None = None):
+        args.parse_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
         arch = args.parse_arch(arch)
         self.in_channels = args.check_int('in_channels', in_channels, 1)
@@ -88,7 +95,8 @@ class SwinTransformerV2(BaseModule):
         self.out_indices = args.parse_out_indices(out_indices)
         self.frozen_stages = args.check_int('frozen_stages', frozen_stages, -1, args.NUM_STAGES)
         self.norm_eval = args.check_bool('norm_eval', norm_eval)
-        block_args = dict(mlp_ratio=args.check_mlp_ratio(mlp_ratio), drop=drop_rate,
+        block_args = dict(mlp_ratio=args.check_mlp_ratio(mlp_ratio, arch['embed_dims']),
+                          drop=drop_rate,
                           attn_drop=args.check_probability('attn_drop_rate', attn_drop_rate))
         with_cp = args.check_bool('with_cp', with_cp)
 
@@ -161,9 +169,9 @@ class SwinTransformerV2(BaseModule):
             FileNotFoundError, ConnectionError, ValueError: If the checkpoint cannot be loaded.
         """
         given = self.init_cfg
-        configs = [given] if isinstance(given, dict) else list(given or [])
-        pretrained = [cfg for cfg in configs if cfg.get('type') in ('Pretrained', PretrainedInit)]
-        self.init_cfg = [cfg for cfg in configs if cfg not in pretrained] + [
+        configs = args.parse_init_cfg(given)
+        pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
+        self.init_cfg = [cfg for cfg in configs if not _is_pretrained(cfg['type'])] + [
             {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained]
         try:
             super().init_weights()

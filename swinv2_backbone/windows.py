@@ -5,8 +5,9 @@ Hp Wp the map padded to whole windows, Wh Ww window size in tokens, N = Wh * Ww,
 nW windows an image. Maps are channels-last throughout: ``(B, H, W, C)``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,33 @@ Pair = tuple[int, int]
 # A forward meets at most eight grids (four stages, with and without shift). A larger cache
 # would only pile up masks under multi-scale training, where nearly every size is new.
 _CACHED_MASKS = 16
+
+
+def cache_tensors(maxsize: int) -> Callable:
+    """Cache a function of hashable arguments that returns tensors, the last `maxsize` results.
+
+    Unlike functools.lru_cache it keeps no stand-ins: the fake tensors of a tracer (torch.export)
+    would be handed to the next real call.
+    """
+    def decorate(function: Callable) -> Callable:
+        results: dict = {}
+
+        @wraps(function)
+        def cached(*args):
+            if args not in results:
+                # What is cached outlives the call that made it: born in inference mode, it could
+                # not take part in a later training step.
+                with torch.inference_mode(False):
+                    made = function(*args)
+                tensors = made if isinstance(made, tuple) else (made,)
+                if any(type(tensor) is not Tensor for tensor in tensors):
+                    return made
+                while len(results) >= maxsize:
+                    results.pop(next(iter(results)), None)
+                results[args] = made
+            return results[args]
+        return cached
+    return decorate
 
 
 def window_partition(x: Tensor, window: Pair) -> Tensor:
@@ -102,24 +130,21 @@ class WindowGrid:
         return _visible_keys(self, device)
 
 
-@lru_cache(maxsize=_CACHED_MASKS)
+@cache_tensors(_CACHED_MASKS)
 def _visible_keys(grid: WindowGrid, device: torch.device) -> Tensor:
-    # A cached tensor outlives the call that made it: one born in inference mode could not
-    # take part in a later training step.
-    with torch.inference_mode(False):
-        wrapped, real = zip(*(_axis_labels(*axis, device=device) for axis in zip(
-            grid.size, grid.padded_size, grid.shift, strict=True)), strict=True)
-        # Tokens that the roll brought round an edge are neighbours of the others in the
-        # window but not in the picture. Two bits name the four parts that may meet in a window.
-        part = 2 * wrapped[0][:, None] + wrapped[1][None, :]
-        part = window_partition(part[None, :, :, None], grid.window).squeeze(-1)
-        real = window_partition((real[0][:, None] & real[1][None, :])[None, :, :, None],
-                                grid.window).squeeze(-1)
-        same_part = part[:, :, None] == part[:, None, :]
-        # What a padded query computes is dropped; let it see every real key (each window has
-        # one), because a query that sees nothing has a softmax of 0 / 0.
-        padded_query = ~real[:, :, None]
-        return (same_part | padded_query) & real[:, None, :]
+    wrapped, real = zip(*(_axis_labels(*axis, device=device) for axis in zip(
+        grid.size, grid.padded_size, grid.shift, strict=True)), strict=True)
+    # Tokens that the roll brought round an edge are neighbours of the others in the window but not
+    # in the picture. Two bits name the four parts that may meet in a window.
+    part = 2 * wrapped[0][:, None] + wrapped[1][None, :]
+    part = window_partition(part[None, :, :, None], grid.window).squeeze(-1)
+    real = window_partition((real[0][:, None] & real[1][None, :])[None, :, :, None],
+                            grid.window).squeeze(-1)
+    same_part = part[:, :, None] == part[:, None, :]
+    # What a padded query computes is dropped; let it see every real key (each window has one),
+    # because a query that sees nothing has a softmax of 0 / 0.
+    padded_query = ~real[:, :, None]
+    return (same_part | padded_query) & real[:, None, :]
 
 
 def _axis_labels(size: int, padded: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,13 @@ def test_unit_vectors_of_zero_have_no_gradient():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('length', [1e-8, 1e-11, 1e-13, 1e-18, 1e-30])
+def test_unit_vectors_near_zero_have_finite_gradients(length):
+    x = torch.full((1, 4), length, requires_grad=True)
+    unit_vectors(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_unit_vectors_are_at_least_float32(dtype):
     wanted = torch.float64 if dtype == torch.float64 else torch.float32

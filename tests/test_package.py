@@ -1,6 +1,7 @@
 """What importing the package takes, and how it is installed."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_leaf_modules_import_torch_alone(module):
 
 
 ORDER = ['version', 'windows', 'position_bias', 'attention', 'blocks', 'arguments', 'checkpoint',
-         'pretrained', 'swin_transformer_v2', '__init__']
+         'download', 'pretrained', 'swin_transformer_v2', '__init__']
 
 
 def test_imports_run_one_way():
@@ -76,13 +77,18 @@ print(type(model).__module__)
 
 def test_installs_with_the_one_version(tmp_path):
     from swinv2_backbone import __version__
+    copy, target = tmp_path / 'copy', tmp_path / 'target'  # pip builds where the sources are
+    copy.mkdir()
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / 'swinv2_backbone', copy / 'swinv2_backbone')
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
-                    '--no-build-isolation', '--target', tmp_path, ROOT], check=True, timeout=120)
-    [metadata] = tmp_path.glob('swinv2_backbone-*.dist-info/METADATA')
+                    '--no-build-isolation', '--target', target, copy], check=True, timeout=120)
+    [metadata] = target.glob('swinv2_backbone-*.dist-info/METADATA')
     text = metadata.read_text()
     assert f'\nVersion: {__version__}\n' in text
     required = re.findall(r'^Requires-Dist: ([\w-]+)((?:.*extra.*)?)', text, re.MULTILINE)
     assert [name for name, extra in required if not extra] == ['torch']
     assert {'openmmlab', 'dev'} <= set(re.findall(r'^Provides-Extra: (\w+)', text, re.MULTILINE))
-    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {
+    assert {p.name for p in target.iterdir() if p.is_dir()} == {
         'swinv2_backbone', metadata.parent.name}

@@ -216,6 +216,10 @@ def server(tmp_path, monkeypatch):
         def log_message(self, *args):
             pass
 
+        def copyfile(self, source, outputfile):
+            whole = source.read()
+            outputfile.write(whole[:len(whole) // 2] if 'cut' in self.path else whole)
+
     served = tmp_path / 'served'
     served.mkdir()
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
@@ -235,13 +239,56 @@ def test_url_is_fetched_once(server, tmp_path):
         model.init_weights()
         assert_loaded(model, original)
         (served / 'swinv2.pth').unlink(missing_ok=True)
-    assert [p.name for p in (tmp_path / 'hub' / 'checkpoints').iterdir()] == ['swinv2.pth']
+    files = [p for p in (tmp_path / 'hub' / 'checkpoints').rglob('*') if p.is_file()]
+    assert [p.name for p in files] == ['swinv2.pth']
 
 
 def test_url_that_does_not_exist(server, tmp_path):
     with pytest.raises(ConnectionError, match=r'absent\.pth: could not be downloaded .*404'):
         build(f'{server[1]}/absent.pth').init_weights()
     assert not any((tmp_path / 'hub').rglob('*.pth'))
+
+
+def test_files_of_one_name_are_not_confused(server):
+    served, url = server
+    for folder, seed in (('a', 1), ('b', 2)):
+        (served / folder).mkdir()
+        original = enliven(SwinTransformerV2(SMALL_ARCH), seed)
+        save_official(original, served / folder / 'pytorch_model.bin')
+        model = build(f'{url}/{folder}/pytorch_model.bin')
+        model.init_weights()
+        assert_loaded(model, original)
+
+
+def test_download_that_is_cut_short_leaves_nothing(server, tmp_path):
+    served, url = server
+    save_official(source(), served / 'cut.pth')
+    with pytest.raises(ConnectionError, match=r'cut\.pth: could not be downloaded \(.*cut short'):
+        build(f'{url}/cut.pth').init_weights()
+    assert not [p for p in (tmp_path / 'hub').rglob('*') if p.is_file()]
+
+
+def test_hash_in_the_name_of_a_url_is_checked(server, tmp_path):
+    served, url = server
+    save_official(source(), served / 'swinv2-01234567.pth')
+    with pytest.raises(ConnectionError, match=r'its sha256 is .* its name says 01234567'):
+        build(f'{url}/swinv2-01234567.pth').init_weights()
+    assert not [p for p in (tmp_path / 'hub').rglob('*') if p.is_file()]
+
+
+def test_keys_that_are_no_names(tmp_path):
+    torch.save({'model': {1: torch.ones(2)}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match='has keys that are no names: 1'):
+        build(tmp_path / 'x.pth').init_weights()
+
+
+@pytest.mark.parametrize('init_type', ['Pretrained', 'mmengine.Pretrained', 'PretrainedInit'])
+def test_every_spelling_of_pretrained_is_strict(tmp_path, init_type):
+    torch.save({'model': {'x': torch.ones(2)}}, tmp_path / 'x.pth')
+    model = build(tmp_path / 'x.pth')
+    model.init_cfg['type'] = init_type
+    with pytest.raises(CheckpointError, match='not a SwinV2 file'):
+        model.init_weights()
 
 
 def test_unknown_scheme():

@@ -111,6 +111,14 @@ def test_from_scratch_every_block_is_the_identity_and_learns():
                for stage in model.layers for block in stage.blocks)
 
 
+def test_fake_tensors_do_not_stay_in_the_caches(small):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    model, x = small(), torch.randn(1, 3, 84, 52)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model(mode.from_tensor(x))
+    assert all(type(out) is torch.Tensor and out.isfinite().all() for out in model(x))
+
+
 def test_training_after_inference_mode(small):
     model, x = small(), torch.randn(1, 3, 76, 44)
     with torch.inference_mode():
@@ -212,7 +220,11 @@ BAD_ARGUMENTS = [
     (dict(pretrained_window_sizes=[0, 0, 0, 0]), ValueError, 'pretrained_window_sizes.*stretch'),
     (dict(pretrained_window_sizes=[8, 8] * 3), ValueError, 'pretrained_window_sizes: .* 6 entries'),
     (dict(pretrained_window_sizes=-1), ValueError, 'pretrained_window_sizes: got -1'),
-    (dict(mlp_ratio=0), ValueError, 'mlp_ratio: got 0, allowed: a number above 0'),
+    (dict(mlp_ratio=0), ValueError, 'mlp_ratio: got 0, allowed: a number of at least 1 / 16'),
+    (dict(mlp_ratio=0.01), ValueError, r'mlp_ratio: got 0\.01'),
+    (dict(init_cfg='x.pth'), TypeError, "init_cfg: got 'x.pth', allowed: a dict with a 'type'"),
+    (dict(init_cfg=['x.pth']), TypeError, r"init_cfg: got \['x\.pth'\]"),
+    (dict(init_cfg=dict(checkpoint='x')), ValueError, 'init_cfg: got'),
     (dict(mlp_ratio='4'), TypeError, "mlp_ratio: got '4'"),
     (dict(drop_rate=-0.1), ValueError, r'drop_rate: got -0\.1, allowed: a number from 0 to 1'),
     (dict(attn_drop_rate=2), ValueError, 'attn_drop_rate: got 2'),
