@@ -21,10 +21,12 @@ env:
 data/shapes: env
 	@$(RUN) tools/make_shapes.py --out $@
 
+# The demo is made for CPUs, and mmcv's operators may be compiled for them alone.
+demo: export CUDA_VISIBLE_DEVICES = -1
 demo: data/shapes
 	@$(RUN) tools/train.py $(CONFIG) --resume
-	@$(RUN) tools/analysis_tools/side_by_side.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --out $(WORK)/predictions.png
-	@$(RUN) tools/test.py $(CONFIG) $$(cat $(WORK)/last_checkpoint) --baseline
+	@$(RUN) tools/analysis_tools/side_by_side.py $(CONFIG) $(WORK) --out $(WORK)/predictions.png
+	@$(RUN) tools/test.py $(CONFIG) $(WORK) --baseline
 	@echo "-> $(WORK)/predictions.png: image, truth and prediction"
 
 test: env

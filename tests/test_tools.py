@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS as REGISTRY
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
 
 from tools import cli, test, train
+from tools.analysis_tools import side_by_side
 from tools.analysis_tools.majority_baseline import majority_baseline
+from tools.config_checks import check_override
 from tools.make_shapes import make_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -99,9 +102,10 @@ def test_train_kill_resume_test_draw(workshop, task):
     assert f'[{resumed}/6]' not in output
     assert 'effective batch size: 2 = 2 a process x 1 processes x 1 accumulated' in output
 
+    (work_dir / 'last_checkpoint').write_text('')  # or this file is
     checkpoint = work_dir / 'iter_6.pth'
     out = work_dir / ('labels' if task == 'segmentation' else 'predictions.pkl')
-    output = succeed('test.py', config, checkpoint, '--work-dir', work_dir, '--baseline',
+    output = succeed('test.py', config, work_dir, '--work-dir', work_dir, '--baseline',
                      '--show-dir', work_dir / 'shown', '--out', out)
     results = json.loads((work_dir / 'test_results.json').read_text())['results']
     columns = ('mIoU', 'mAcc', 'aAcc') if task == 'segmentation' else ('AP', 'AP50', 'AP75')
@@ -114,10 +118,13 @@ def test_train_kill_resume_test_draw(workshop, task):
     else:
         assert f"{results['model']['coco/segm_mAP']:.3f}" in table
         assert len(pickle.loads(out.read_bytes())) == 3
-    assert len(list(work_dir.rglob('shown/**/*.png'))) == 3
+    assert len(list((work_dir / 'shown').rglob('*.png'))) == 3
 
-    tta = succeed('test.py', config, checkpoint, '--work-dir', work_dir, '--tta')
-    assert tta[tta.rindex(str(checkpoint)):].count('\n') >= 2
+    succeed('test.py', config, checkpoint, '--work-dir', work_dir, '--tta', '--baseline')
+    with_tta = json.loads((work_dir / 'test_results.json').read_text())['results']
+    key = 'mIoU' if task == 'segmentation' else 'coco/bbox_mAP'
+    assert with_tta['model'][key] >= 0
+    assert with_tta['most frequent class'] == results['most frequent class']
     picture = work_dir / 'side_by_side.png'
     assert str(picture) in succeed('analysis_tools/side_by_side.py', config, checkpoint, '--out',
                                    picture, '--num', 2, '--side', 100)
@@ -133,8 +140,9 @@ def test_two_processes(workshop, task):
     config.write_text(f"_base_ = '{workshop / task}.py'\n"
                       "model_wrapper_cfg = dict(type='MMDistributedDataParallel', "
                       'device_ids=None)\n')
-    output = succeed('../tests/run_two_processes.py', config, workshop / f'work_two_{task}')
-    assert 'effective batch size: 4 = 2 a process x 2 processes' in output
+    output = succeed('../tests/run_two_processes.py', config, workshop / f'work_two_{task}',
+                     cwd=workshop)
+    assert output.count('effective batch size: 4 = 2 a process x 2 processes') == 1
 
 
 def complaint(monkeypatch, capsys, main, *args):
@@ -157,7 +165,7 @@ WRONG = {
     'cfg-options without =': (train.main, ['{seg}', '--cfg-options', 'max_iters'],
                               r"got 'max_iters', allowed: key=value"),
     'misspelt top-level key': (train.main, ['{seg}', '--cfg-options', 'trian_cfg.max_iters=3'],
-                               r"no key 'trian_cfg' \(did you mean 'train_cfg'"),
+                               r"unknown key 'trian_cfg' \(did you mean 'train_cfg'"),
     'misspelt leaf': (train.main, ['{seg}', '--cfg-options', 'train_dataloader.batch_siz=3'],
                       r"unknown key 'batch_siz' \(did you mean 'batch_size'"),
     'misspelt backbone argument': (
@@ -186,11 +194,32 @@ WRONG = {
                       "checkpoint 'nothing.pth' does not exist"),
     'no checkpoint to resume': (train.main, ['{seg}', '--resume', 'nothing.pth'],
                                 "--resume: checkpoint 'nothing.pth' does not exist"),
+    'another number of classes': (
+        test.main, ['{seg}', '{other}'],
+        r"it lacks 4 parameters \(auxiliary_head.conv_seg.bias \(5,\), .* has, of no use here, 4"),
+    'nothing to go on from': (train.main, ['{seg}', '--resume', '{other}'],
+                              'the checkpoint has weights alone, no state of a training'),
+    'load_from that matches nothing': (
+        train.main, ['{seg}', '--cfg-options', 'load_from={weights}'], "does not fit the config's"),
+    'a text file for a checkpoint': (test.main, ['{seg}', '{text}'],
+                                     'refused by the safe loader'),
+    'a folder without checkpoints': (test.main, ['{seg}', '{empty}'],
+                                     'no iter_.* in this folder'),
+    'cfg-options that cannot be read': (
+        train.main, ['{seg}', '--cfg-options', 'train_dataloader.batch_size=[1,(2]'],
+        'cannot be read'),
+    'a model that is none': (train.main, ['{seg}', '--cfg-options', 'model=3'],
+                             'model should be .* but got 3'),
+    'no batch size to scale to': (
+        train.main, ['{seg}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
+        'the config lacks auto_scale_lr'),
+    'no pictures': (side_by_side.main, ['{seg}', '{weights}', '--out', 'x.png', '--num', '0'],
+                    "--num: got '0', allowed: an integer of at least 1"),
     'weights of another model': (test.main, ['{seg}', '{weights}'],
                                  r"does not fit the config's model: it lacks \d+ parameters"),
     'no pretrained weights': (
         train.main, ['{seg}', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained'],
-        "no key 'init_cfg'|is no dict but None"),
+        "init_cfg={'type': 'Pretrained'} .* set `_delete_=True`"),
     'out of a detector': (test.main, ['{det}', '{weights}', '--out', 'x.json'],
                           "--out: got 'x.json', allowed for a detector: a .pkl file"),
 }
@@ -201,12 +230,51 @@ def test_mistakes_end_in_one_line(workshop, tmp_path, monkeypatch, capsys, main,
     monkeypatch.chdir(tmp_path)  # where data/ is not
     weights = tmp_path / 'weights.pth'
     torch.save({'state_dict': {'x': torch.ones(1)}}, weights)
+    cfg = Config.fromfile(workshop / 'segmentation.py')
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.num_classes = 4
+    with REGISTRY.switch_scope_and_registry('mmseg') as registry:
+        torch.save({'state_dict': registry.build(cfg.model).state_dict()}, tmp_path / 'other.pth')
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    (tmp_path / 'empty').mkdir()
     names = {'{seg}': workshop / 'segmentation.py', '{det}': workshop / 'detection.py',
-             '{weights}': weights,
+             '{weights}': weights, '{other}': tmp_path / 'other.pth',
+             '{text}': tmp_path / 'text.pth', '{empty}': tmp_path / 'empty',
              '{ade}': ROOT / 'configs/segmentation/upernet_swinv2_tiny_ade20k.py',
              '{coco}': ROOT / 'configs/detection/mask_rcnn_swinv2_tiny_coco.py'}
-    args = [names.get(arg, arg) for arg in args] + ['--work-dir', tmp_path]
+    args = [names.get(arg, arg.replace('{weights}', str(weights))) for arg in args]
+    args += ['--work-dir', tmp_path]
     assert re.search(message, complaint(monkeypatch, capsys, main, *args))
+
+
+@pytest.mark.parametrize('key', [
+    'randomness.seed', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg.type', 'compile',
+    'optim_wrapper.clip_grad.max_norm', 'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult',
+    'optim_wrapper.paramwise_cfg.flat_decay_mult', 'optim_wrapper.dtype', 'work_dir',
+    'default_hooks.early_stopping.type', 'train_cfg.dynamic_intervals', 'param_scheduler.1.end',
+    'model.backbone.with_cp', 'train_dataloader.dataset.indices', 'train_dataloader.drop_last',
+    'default_hooks.checkpoint.save_last', 'visualizer.vis_backends.0.save_dir'])
+def test_overrides_that_are_read_are_accepted(key):
+    for config in CONFIGS.values():
+        check_override(Config.fromfile(config), key)
+
+
+def test_accumulation_counts_in_the_scaling(workshop, monkeypatch):
+    config = workshop / 'segmentation.py'
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--auto-scale-lr'])
+    cfg = Config.fromfile(config)
+    cfg.optim_wrapper.accumulative_counts = 2
+    train.apply_options(cfg, train.parse_args())
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=2)
+
+
+def test_resume_without_checkpoints_keeps_load_from(workshop, tmp_path, monkeypatch):
+    config = workshop / 'segmentation.py'
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--resume'])
+    cfg = Config.fromfile(config)
+    cfg.load_from, cfg.work_dir = 'start.pth', str(tmp_path)
+    train.apply_options(cfg, train.parse_args())
+    assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
 
 
 def test_misspelt_key_in_a_config_file(workshop, tmp_path, monkeypatch, capsys):

@@ -109,31 +109,42 @@ def pip(*args, **options):
 
 # --- mmcv's compiled operators --------------------------------------------------------------------
 
-def wheel_folder():
-    """Where the wheel is kept: one folder for each torch it is compiled against."""
+def cuda_of_torch():
+    """The CUDA release that both the installed torch and this machine's nvcc are of, or ''.
+
+    Only then can operators for the GPU be compiled; in all other cases they are for the CPU.
+    """
+    probe = subprocess.run(
+        [PYTHON, '-c',
+         'import torch; print(torch.cuda.is_available() and torch.version.cuda or "")'],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    release = probe.stdout.strip()
+    nvcc = shutil.which('nvcc') or shutil.which('nvcc', path=os.path.join(
+        os.environ.get('CUDA_HOME', '/usr/local/cuda'), 'bin'))
+    if not release or not nvcc:
+        return ''
+    version = subprocess.run([nvcc, '--version'], stdout=subprocess.PIPE, text=True).stdout
+    return release if f'release {release}' in version else ''
+
+
+def wheel_folder(cuda=''):
+    """Where the wheel is kept: one folder for each torch, and CUDA, it is compiled against."""
     tag = 'torch{}-cp{}{}'.format(pinned('torch'), *PYTHON_WANTED)
-    return os.path.join(CACHE, 'wheels', tag + ('-cuda' if find_nvcc() else ''))
+    return os.path.join(CACHE, 'wheels', tag + ('-cuda' + cuda if cuda else ''))
 
 
-def find_nvcc():
-    """The CUDA compiler, if this machine has both it and a GPU to compile for."""
-    return shutil.which('nvidia-smi') and (
-        shutil.which('nvcc') or shutil.which('nvcc', path=os.path.join(
-            os.environ.get('CUDA_HOME', '/usr/local/cuda'), 'bin')))
-
-
-def compiled_mmcv():
+def compiled_mmcv(cuda=''):
     """A wheel of mmcv for this Python, from an earlier build or a folder of PIP_FIND_LINKS."""
     name = 'mmcv-{}-cp{}{}-*.whl'.format(pinned('mmcv'), *PYTHON_WANTED)
-    for folder in [wheel_folder(), *os.environ.get('PIP_FIND_LINKS', '').split()]:
+    for folder in [wheel_folder(cuda), *os.environ.get('PIP_FIND_LINKS', '').split()]:
         for wheel in glob.glob(os.path.join(glob.escape(folder), name)):
             return wheel
     return None
 
 
-def build_mmcv():
+def build_mmcv(cuda):
     """Compile mmcv's operators from PyPI's sources; an interrupted build goes on where it was."""
-    version, folder = pinned('mmcv'), wheel_folder()
+    version, folder = pinned('mmcv'), wheel_folder(cuda)
     work = os.path.join(CACHE, 'build', os.path.basename(folder))
     source = os.path.join(work, 'mmcv-' + version)
     os.makedirs(work, exist_ok=True)
@@ -145,9 +156,8 @@ def build_mmcv():
         with tarfile.open(os.path.join(work, f'mmcv-{version}.tar.gz')) as archive:
             archive.extractall(partial)
         os.rename(os.path.join(partial, 'mmcv-' + version), source)
-    cuda = find_nvcc()
     say("compiling mmcv's operators, once for this machine: 15 CPU-minutes, 8 minutes on 2 cores"
-        + (' (longer, with CUDA)' if cuda else ''))
+        + (f' (longer: with CUDA {cuda})' if cuda else ', operators for the CPU'))
     kinds = ['*.cpp', 'cpu/*.cpp'] + (['cuda/*.cpp', 'cuda/*.cu'] if cuda else [])
     sources = sum(len(glob.glob(os.path.join(source, 'mmcv/ops/csrc/pytorch', kind)))
                   for kind in kinds)
@@ -265,9 +275,10 @@ def set_up():
     remove_half_installed()
     say('installing torch {} and the build tools'.format(pinned('torch')))
     pip('install', '-c', CONSTRAINTS, *BASE, failure='could not install torch')
-    if compiled_mmcv() is None:
-        build_mmcv()
-    wheel = compiled_mmcv()
+    cuda = cuda_of_torch()
+    if compiled_mmcv(cuda) is None:
+        build_mmcv(cuda)
+    wheel = compiled_mmcv(cuda)
     say('installing mmcv (' + wheel + '), mmdet, mmsegmentation and what they need')
     # The wheel by its path: pip's own cache may hold one that was built without operators.
     pip('install', '-c', CONSTRAINTS, '--no-build-isolation',

@@ -2,8 +2,9 @@
 
 import argparse
 import os
+import pickle
 import sys
-import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,10 @@ class CfgOptions(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f"--cfg-options: got '{value}', allowed: key=value")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:  # DictAction's parser of lists raises many kinds
+            parser.error(f'--cfg-options: cannot be read: {first_line(error)}')
 
 
 def make_parser(description: str) -> OneLineParser:
@@ -84,19 +88,42 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def use_checkpoint(cfg: Config, checkpoint: str) -> None:
-    """Have a checkpoint loaded.
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got '{text}', allowed: an integer of at least 1")
+    return int(text)
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The newest whole checkpoint of a work dir.
+
+    mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
+    there may be a later checkpoint than it names, one that is truncated, or nothing in it.
+    """
+    found = [path for path in Path(work_dir).glob('*.pth')
+             if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)]
+    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
+
+
+def use_checkpoint(cfg: Config, checkpoint: str) -> str:
+    """Have a checkpoint loaded: a URL, a file, or the newest of a work dir.
+
+    Returns:
+        The path or URL.
 
     Raises:
-        UserError: If it is a path at which there is no file.
+        UserError: If there is none.
     """
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
+    if Path(checkpoint).is_dir():
+        folder, checkpoint = checkpoint, latest_checkpoint(checkpoint)
+        if checkpoint is None:
+            raise UserError(f"checkpoint '{folder}': no iter_*.pth or epoch_*.pth in this folder")
+    elif '://' not in checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"checkpoint '{checkpoint}' does not exist; tools/train.py writes its own "
                         f"to '{cfg.work_dir}'")
     cfg.load_from = checkpoint
-    # Its weights are about to replace all others: fetching those for the backbone would be in vain.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
-        cfg.model.backbone.init_cfg = None
+    return checkpoint
 
 
 class SetupGuard(Hook):
@@ -106,73 +133,89 @@ class SetupGuard(Hook):
     report the scores of random weights.
 
     Args:
-        whole: Whether the checkpoint must have every parameter of the model and no other.
+        whole: Whether the checkpoint must have every parameter of the model, in its shape, and no
+            other. If not, it must have at least one of them.
     """
+
+    started = False  # Of the process: an exception from now on is no mistake of the user's.
 
     def __init__(self, whole: bool) -> None:
         self.whole = whole
-        self.started = False
 
     def before_train(self, runner: Runner) -> None:
-        self.started = True
+        SetupGuard.started = True
 
     before_test = before_train
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner.cfg.get('resume') and 'message_hub' not in checkpoint:
+            raise UserError('the checkpoint has weights alone, no state of a training that could '
+                            'go on; to start from its weights, set load_from')
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        own = set(model.state_dict())
-        given = {key.removeprefix('module.') for key in checkpoint.get('state_dict', checkpoint)}
-        if self.whole and own != given:
+        own = _shapes(model.state_dict())
+        given = _shapes(checkpoint.get('state_dict', checkpoint))
+        if not own & given or (self.whole and own != given):
             raise UserError("the checkpoint does not fit the config's model: it lacks "
-                            f'{_name_keys(own - given)} and has, of no use here, '
-                            f'{_name_keys(given - own)}')
+                            f'{_describe(own - given)} and has, of no use here, '
+                            f'{_describe(given - own)}')
 
 
-def _name_keys(keys: set[str]) -> str:
-    first = ', '.join(sorted(keys)[:3])
-    return f'{len(keys)} parameters' + (f' ({first}, ...)' if len(keys) > 3 else
-                                        f' ({first})' if keys else '')
+def _shapes(state: dict) -> set[tuple[str, tuple]]:
+    return {(str(key).removeprefix('module.'), tuple(getattr(value, 'shape', ())))
+            for key, value in state.items()}
+
+
+def _describe(parameters: set[tuple[str, tuple]]) -> str:
+    first = ', '.join(f'{name} {shape}' for name, shape in sorted(parameters)[:3])
+    more = ', ...' if len(parameters) > 3 else ''
+    return f'{len(parameters)} parameters' + (f' ({first}{more})' if parameters else '')
 
 
 def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: bool) -> object:
-    """Build a runner and let it work; set-up errors become a :class:`UserError`.
+    """Build a runner and let it work.
 
-    Until the first batch, an exception is almost always about what the user asked for (a wrong
-    key, a class that does not exist, a file that does not fit), and its message says it all. After
-    it, the traceback matters.
+    Args:
+        cfg: The config.
+        work: What the runner is to do.
+        whole_checkpoint: Whether the checkpoint that is loaded must fit the model exactly.
+
+    Returns:
+        What `work` returns.
     """
     allow_mmengine_checkpoints()
-    guard = SetupGuard(whole_checkpoint)
-    try:
-        runner = Runner.from_cfg(cfg)
-        # One line for each parameter would bury what matters.
-        runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
-        runner.register_hook(guard, priority='LOWEST')
-        return work(runner)
-    except UserError:
-        raise
-    except Exception as error:
-        if guard.started or os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        raise UserError(f'{first_line(error)} [{type(error).__name__}; {TRACEBACK_VARIABLE}=1 '
-                        'shows where]') from error
+    runner = Runner.from_cfg(cfg)
+    # One line for each parameter would bury what matters.
+    runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
+    runner.register_hook(SetupGuard(whole_checkpoint), priority='LOWEST')
+    return work(runner)
 
 
 def first_line(error: BaseException) -> str:
     """An exception's message on one line."""
+    if isinstance(error, pickle.UnpicklingError):
+        return ('a checkpoint was refused by the safe loader (weights_only=True): it was not '
+                'written by torch.save, or holds more than tensors and plain data')
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a :class:`UserError` ends it with one line and status 2."""
+    """Run a script's `main`; what goes wrong before the first batch ends it with one line.
+
+    Until then, an exception is almost always about what the user asked for (a wrong key, a class
+    that does not exist, a file that does not fit), and its message says it all. After that, the
+    traceback matters.
+    """
+    SetupGuard.started = False
     try:
         main()
-    except UserError as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            traceback.print_exc()
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if SetupGuard.started or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        kind = '' if isinstance(error, UserError) else (
+            f' [{type(error).__name__}; {TRACEBACK_VARIABLE}=1 shows where]')
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {first_line(error)}{kind}')

@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import (
     DATASETS,
     HOOKS,
+    LOOPS,
     METRICS,
     MODELS,
     OPTIM_WRAPPERS,
@@ -17,7 +18,17 @@ from mmengine.registry import (
 )
 from mmengine.runner import Runner
 
-_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, OPTIMIZERS, OPTIM_WRAPPERS)
+_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, LOOPS, OPTIMIZERS, OPTIM_WRAPPERS)
+# Keys that no signature shows.
+_ALSO_READ = {
+    '': ('auto_scale_lr', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile',
+         'activation_checkpointing', 'runner_type', 'tta_model', 'tta_pipeline'),
+    # AmpOptimWrapper's, which --amp puts in the place of OptimWrapper.
+    'optim_wrapper': ('constructor', 'paramwise_cfg', 'dtype', 'loss_scale', 'use_fsdp'),
+    'optim_wrapper.paramwise_cfg': (
+        'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
+        'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
+}
 
 
 class UserError(Exception):
@@ -31,56 +42,59 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def runner_keys() -> list[str]:
-    """The top-level keys that mmengine reads from a config."""
-    return [*inspect.signature(Runner).parameters, 'auto_scale_lr']
+    """The top-level keys that mmengine and the toolboxes read from a config."""
+    return [*inspect.signature(Runner).parameters, *_ALSO_READ['']]
 
 
 def check_top_level(cfg: Config, path: Path) -> None:
     """Refuse a key that is a misspelling of one of the runner's, which would ignore it."""
     known = runner_keys()
+    # `train_pipeline` is no misspelling of `tta_pipeline`.
+    candidates = [key for key in known if not key.startswith('tta_')]
     for key in cfg:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-        if key not in known and close:
+        close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.85)
+        if key not in known and close and key != close[0] + 's':
+            # `models` beside `model` is a variable of the config's author.
             raise UserError(f"config '{path}': unknown key '{key}' (did you mean '{close[0]}'?)")
 
 
 def check_override(cfg: Config, dotted: str) -> None:
     """Refuse an override that would only add a key that nothing reads.
 
+    At the top level the keys are known. Below, new keys are common (an argument that the config
+    leaves at its default), so only a near miss is refused: a name that is none of those known at
+    its place, and nearly one of them. Arguments that a class does not take end the set-up later.
+
     Raises:
         UserError: If a part of the key does not exist where it must, or is a misspelling.
     """
     node, done = cfg, []
-    *parents, leaf = dotted.split('.')
-    for part in parents:
-        node = _child(node, part, done, dotted)
+    for part in dotted.split('.'):
+        where = '.'.join(done)
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(f"--cfg-options: '{dotted}': '{where}' is a list of {len(node)}; "
+                                f"'{part}' is no index of it")
+            node = node[int(part)]
+        elif node is not None and not isinstance(node, (dict, Config)):
+            raise UserError(f"--cfg-options: '{dotted}': '{where}' is no dict but {node!r}")
+        elif node is None or part not in node:
+            known = _known_keys(cfg, node or {}, where)
+            close = difflib.get_close_matches(part, known, n=1, cutoff=0.8)
+            if part not in known and (close or not done):
+                raise UserError(f"--cfg-options: '{dotted}': unknown key '{part}'"
+                                + did_you_mean(part, known))
+            return
+        else:
+            node = node[part]
         done.append(part)
-    if isinstance(node, (list, tuple)):
-        _child(node, leaf, done, dotted)
-    elif isinstance(node, (dict, Config)) and leaf not in node:
-        parameters = _parameters(node, cfg.get('default_scope')) if done else []
-        allowed = [*node, *parameters] if done else [*node, *runner_keys()]
-        # A dict without a type may take keys that it does not have yet; one that is nearly a key
-        # that it has is a misspelling all the same.
-        strict = not done or bool(parameters)
-        hint = did_you_mean(leaf, allowed)
-        if leaf not in allowed and (strict or hint):
-            raise UserError(f"--cfg-options: '{dotted}': unknown key '{leaf}'{hint}")
-    elif not isinstance(node, (dict, Config)):
-        raise UserError(f"--cfg-options: '{dotted}': '{'.'.join(done)}' is no dict but {node!r}")
 
 
-def _child(node: object, part: str, done: list[str], dotted: str) -> object:
-    if isinstance(node, (list, tuple)):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
-        raise UserError(f"--cfg-options: '{dotted}': '{'.'.join(done)}' is a list of {len(node)}; "
-                        f"'{part}' is no index of it")
-    if isinstance(node, (dict, Config)) and part in node:
-        return node[part]
-    hint = did_you_mean(part, node) if isinstance(node, (dict, Config)) else ''
-    where = f" in '{'.'.join(done)}'" if done else ''
-    raise UserError(f"--cfg-options: '{dotted}': no key '{part}'{where}{hint}")
+def _known_keys(cfg: Config, node: dict, where: str) -> list[str]:
+    """What may stand at a place of the config: what does, and what is known to be read there."""
+    if not where:
+        return [*node, *runner_keys()]
+    return [*node, *_parameters(node, cfg.get('default_scope')), *_ALSO_READ.get(where, ())]
 
 
 def _parameters(node: dict, scope: str | None) -> list[str]:
@@ -119,6 +133,8 @@ def _data_paths(dataset: ConfigDict) -> Iterable[Path]:
             yield from _data_paths(one)
         return
     root = Path(dataset.get('data_root') or '')
+    if '://' in str(dataset.get('data_root')):  # a remote store, which mmengine reads
+        return
     if dataset.get('data_root'):
         yield root
     for part in (dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()):

@@ -1,6 +1,7 @@
 """Test a checkpoint: mmseg's and mmdet's configs alike."""
 
 import sys
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 
@@ -25,9 +26,9 @@ COLUMNS = {
 def parse_args():
     parser = cli.make_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint, a path or URL')
+    parser.add_argument('checkpoint', help='a path, a URL, or a work dir: its newest checkpoint')
     parser.add_argument('--show-dir', help='draw truth and prediction of every picture into this '
-                        'folder of the work dir')
+                        'folder')
     parser.add_argument('--out', help='mmdet: a .pkl file for the predictions; mmseg: a folder for '
                         'the predicted label maps')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
@@ -38,7 +39,7 @@ def parse_args():
 
 def apply_options(cfg: Config, args) -> None:
     """Write the command line's wishes into the config."""
-    cli.use_checkpoint(cfg, args.checkpoint)
+    args.checkpoint = cli.use_checkpoint(cfg, args.checkpoint)
     if args.show_dir:
         show_pictures(cfg, args.show_dir)
     if args.tta:
@@ -52,7 +53,7 @@ def show_pictures(cfg: Config, folder: str) -> None:
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise UserError("--show-dir: the config lacks default_hooks['visualization']")
-    hook.draw = True
+    hook.draw, folder = True, str(Path(folder).resolve())
     if cfg.default_scope == 'mmdet':
         hook.test_out_dir = folder
     else:
@@ -74,6 +75,9 @@ def use_tta(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     if cfg.default_scope == 'mmdet':
         print('--tta: mmdet merges boxes alone, so mask AP is left out', file=sys.stderr)
+        if cfg.model.type == 'DetTTAModel':
+            import tools.tta  # noqa: F401  registers the class
+            cfg.model.type = 'BoxTTAModel'
         for evaluator in evaluators(cfg):
             if evaluator.type == 'CocoMetric':
                 evaluator.metric = ['bbox']
@@ -108,6 +112,7 @@ def format_table(rows: dict[str, dict], scope: str) -> str:
 def main():
     args = parse_args()
     cfg = cli.load_config(args)
+    plain_cfg = deepcopy(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
     metrics = cli.execute(cfg, Runner.test, whole_checkpoint=True)
@@ -116,7 +121,7 @@ def main():
     rows = {'model': metrics}
     if args.baseline:
         from tools.analysis_tools.majority_baseline import majority_baseline
-        rows['most frequent class'] = majority_baseline(cfg)
+        rows['most frequent class'] = majority_baseline(plain_cfg)
     path = Path(cfg.work_dir) / 'test_results.json'
     mmengine.dump(dict(config=args.config, checkpoint=args.checkpoint, tta=args.tta,
                        date=datetime.now().isoformat(timespec='seconds'), results=rows),

@@ -1,7 +1,6 @@
 """Train a model: mmseg's and mmdet's configs alike."""
 
 import sys
-import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,28 +34,23 @@ def apply_options(cfg: Config, args) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        scale = cfg.get('auto_scale_lr') or {}
+        if not scale.get('base_batch_size'):
             raise UserError('--auto-scale-lr: the config lacks auto_scale_lr=dict('
-                                'base_batch_size=...), the batch size its learning rate is for')
-        cfg.auto_scale_lr.enable = True
+                            'base_batch_size=...), the batch size its learning rate is for')
+        scale.enable = True
+        # mmengine compares it with the batch of one forward, whatever is accumulated.
+        scale.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     if args.resume == 'auto':
-        latest = latest_checkpoint(cfg.work_dir)
-        cfg.resume, cfg.load_from = latest is not None, latest
+        latest = cli.latest_checkpoint(cfg.work_dir)
+        cfg.resume = latest is not None
+        cfg.load_from = latest or cfg.get('load_from')
     elif args.resume is not None:
         if '://' not in args.resume and not Path(args.resume).is_file():
             raise UserError(f"--resume: checkpoint '{args.resume}' does not exist")
         cfg.resume, cfg.load_from = True, args.resume
-
-
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The newest whole checkpoint of a work dir.
-
-    mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
-    there may be a later, truncated checkpoint, or nothing in that file.
-    """
-    found = [path for path in Path(work_dir).glob('*.pth')
-             if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)]
-    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
+    if cfg.get('resume') and cfg.model.get('backbone', {}).get('init_cfg'):
+        cfg.model.backbone.init_cfg = None  # The checkpoint replaces what it would fetch.
 
 
 def report_batch_size(cfg: Config) -> None:
@@ -67,11 +61,12 @@ def report_batch_size(cfg: Config) -> None:
     effective = per_process * processes * accumulated
     line = (f'effective batch size: {effective} = {per_process} a process x {processes} processes '
             f'x {accumulated} accumulated')
-    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
-    if base and base != effective:
-        line += f'; the learning rate is for {base}'
-        line += (', and is scaled' if cfg.auto_scale_lr.get('enable')
-                 else ': --auto-scale-lr scales it')
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    if base and scale.get('enable'):
+        line += f'; the learning rate is scaled by {per_process * processes / base:g}'
+    elif base and base != effective:
+        line += f'; the learning rate is for {base}: --auto-scale-lr scales it'
     print_log(line, logger='current')
 
 
@@ -85,7 +80,7 @@ def main():
         report_batch_size(cfg)
         runner.train()
 
-    cli.execute(cfg, train, whole_checkpoint=cfg.resume)
+    cli.execute(cfg, train, whole_checkpoint=bool(cfg.get('resume')))
 
 
 if __name__ == '__main__':

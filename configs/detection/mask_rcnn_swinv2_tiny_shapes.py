@@ -21,6 +21,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[120], gamma=0.1),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+# No validation on the way: `make demo` tests right afterwards.
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters + 1)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=50))
 log_processor = dict(by_epoch=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections import Counter
 
 import numpy as np
 import torch
@@ -45,18 +46,20 @@ def _detection(dataset: BaseDataset) -> dict[str, float]:
     shown = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
         coco = COCO(dataset.ann_file)
-    categories = [a['category_id'] for a in coco.anns.values() if a['image_id'] in shown]
+    counts = Counter(a['category_id'] for a in coco.anns.values()
+                     if a['image_id'] in shown and a['category_id'] in dataset.cat_ids)
+    most_frequent = counts.most_common(1)[0][0] if counts else dataset.cat_ids[0]
     results, metrics = [], {}
     for image in (coco.imgs[i] for i in sorted(shown)):
         size = image['height'], image['width']
         results.append(dict(
-            image_id=image['id'], category_id=max(set(categories), key=categories.count), score=1.0,
+            image_id=image['id'], category_id=most_frequent, score=1.0,
             bbox=[0, 0, image['width'], image['height']],
             segmentation=rle.encode(np.ones(size, np.uint8, order='F'))))
     for kind in ('bbox', 'segm'):
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(coco, coco.loadRes(results), kind)
-            evaluation.params.imgIds = sorted(shown)
+            evaluation.params.imgIds, evaluation.params.catIds = sorted(shown), dataset.cat_ids
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

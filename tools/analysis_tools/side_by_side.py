@@ -22,12 +22,13 @@ _CAPTION_HEIGHT = 22
 def parse_args():
     parser = cli.make_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint, a path or URL')
+    parser.add_argument('checkpoint', help='a path, a URL, or a work dir: its newest checkpoint')
     parser.add_argument('--out', type=Path, required=True, help='the picture to write, a .png file')
-    parser.add_argument('--num', type=int, default=4, help='rows: pictures from the test data')
+    parser.add_argument('--num', type=cli.positive, default=4,
+                        help='rows: pictures from the test data')
     parser.add_argument('--score-thr', type=float, default=0.5,
                         help='draw detections that score at least this')
-    parser.add_argument('--side', type=int, default=320, help='height of a row in pixels')
+    parser.add_argument('--side', type=cli.positive, default=320, help='height of a row in pixels')
     return parser.parse_args()
 
 

@@ -1,0 +1,15 @@
+"""Test-time augmentation of mmdet's, for models that also predict masks."""
+
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class BoxTTAModel(DetTTAModel):
+    """Merge boxes over the augmentations; leave masks out, which DetTTAModel refuses to merge."""
+
+    def merge_preds(self, data_samples_list: list) -> list:
+        """``data_samples_list[picture][augmentation]`` to one data sample a picture."""
+        for sample in (sample for picture in data_samples_list for sample in picture):
+            sample.pred_instances.pop('masks', None)
+        return super().merge_preds(data_samples_list)
