@@ -16,12 +16,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/shapes/annotations/instances_val.json')
 test_evaluator = val_evaluator
 model = dict(roi_head=dict(bbox_head=dict(num_classes=4), mask_head=dict(num_classes=4)))
-max_iters = 150
+max_iters = 120
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[120], gamma=0.1),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[100], gamma=0.1),
 ]
 # No validation on the way: `make demo` tests right afterwards.
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters + 1)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=50))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=40))
 log_processor = dict(by_epoch=False)
