@@ -24,13 +24,13 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=channels),
         bbox_head=dict(num_classes=4, in_channels=channels, fc_out_channels=256),
         mask_roi_extractor=dict(out_channels=channels),
-        mask_head=dict(num_classes=4, in_channels=channels, conv_out_channels=channels)))
-max_iters = 190
+        mask_head=dict(num_classes=4, in_channels=channels, conv_out_channels=channels)),
+    test_cfg=dict(rcnn=dict(max_per_img=30)))  # of at most seven shapes
+max_iters = 160
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[160], gamma=0.1),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=max_iters, milestones=[135], gamma=0.1),
 ]
-# No validation on the way: `make demo` tests right afterwards.
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters + 1)
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(by_epoch=False, interval=60))
 log_processor = dict(by_epoch=False)
