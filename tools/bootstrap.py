@@ -91,7 +91,8 @@ def make_venv():
 
 def remove_half_installed():
     """Remove what an interrupted pip left behind, so that it installs it again."""
-    site = sysconfig.get_path('purelib', vars={'base': VENV, 'platbase': VENV})
+    # Not by sysconfig, which on Debian's own Python answers with another folder.
+    site = os.path.join(VENV, 'lib', 'python{}.{}'.format(*PYTHON_WANTED), 'site-packages')
     for leftover in glob.glob(os.path.join(glob.escape(site), '~*')):  # pip's own back-ups
         shutil.rmtree(leftover, ignore_errors=True)
     for info in glob.glob(os.path.join(glob.escape(site), '*.dist-info')):
