@@ -225,6 +225,12 @@ WRONG = {
 }
 
 
+if not torch.cuda.is_available():
+    WRONG['a distributed job without a GPU'] = (
+        train.main, ['{seg}', '--launcher', 'pytorch'], '--launcher pytorch: mmengine starts')
+    WRONG['mixed precision without a GPU'] = (train.main, ['{seg}', '--amp'], 'only available')
+
+
 @pytest.mark.parametrize(('main', 'args', 'message'), WRONG.values(), ids=WRONG)
 def test_mistakes_end_in_one_line(workshop, tmp_path, monkeypatch, capsys, main, args, message):
     monkeypatch.chdir(tmp_path)  # where data/ is not

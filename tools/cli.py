@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -185,6 +187,9 @@ def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: boo
         What `work` returns.
     """
     allow_mmengine_checkpoints()
+    if cfg.launcher != 'none' and get_device() == 'cpu' and not is_distributed():
+        raise UserError(f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
+                        'accelerators alone, and torch sees none here')
     runner = Runner.from_cfg(cfg)
     # One line for each parameter would bury what matters.
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
