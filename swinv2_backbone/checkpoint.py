@@ -6,12 +6,15 @@ need attention. A further format is one more function in :data:`_FORMATS`.
 """
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .windows import Pair
 
 StateDict = dict[str, Tensor]
 
@@ -33,11 +36,14 @@ class Converted:
         format: Name of the format it came in.
         state: Parameters under the backbone's names.
         dropped: Keys of the file that a backbone has no use for (classifier, geometry).
+        windows: For each stage of which the file tells it, the (height, width) in tokens that its
+            position bias was trained with.
     """
 
     format: str
     state: StateDict
     dropped: list[str] = field(default_factory=list)
+    windows: dict[int, Pair] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | Path) -> Mapping:
@@ -93,7 +99,10 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
             raise CheckpointError(f"checkpoint {source}: no key starts with prefix='{prefix}'; "
                                   f'it has {name_keys(_unwrap(content))}')
     for convert in _FORMATS:
-        converted = convert(state)
+        try:
+            converted = convert(state)
+        except CheckpointError as error:
+            raise CheckpointError(f'checkpoint {source}: {error}') from None
         if converted is not None:
             return converted
     raise CheckpointError(f'checkpoint {source}: {_likely_cause(state)} '
@@ -130,7 +139,32 @@ def _from_official(state: Mapping) -> Converted | None:
         else:
             # The classifier's one norm follows its last stage.
             kept[f'norm3{key[4:]}' if key.startswith('norm.') else key] = value
-    return Converted('official', kept, dropped)
+    return Converted('official', kept, dropped, _trained_windows(state))
+
+
+def _trained_windows(state: Mapping) -> dict[int, Pair]:
+    """The windows that the official tables of coordinates were computed for.
+
+    An entry is sign(t) log2(1 + |t|) / log2(8) with t = 8 d / (p - 1) for an offset of d tokens, so
+    the largest offset, which the table's size gives, tells p.
+    """
+    windows = {}
+    for key, table in state.items():
+        match = re.fullmatch(r'layers\.(\d+)\.blocks\.0\.attn\.relative_coords_table', key)
+        if match is None:
+            continue
+        if table.ndim != 4 or table.shape[-1] != 2:
+            raise CheckpointError(f'{key} has the shape {tuple(table.shape)}, not (1, rows, '
+                                  'columns, 2)')
+        offsets = [(side - 1) / 2 for side in table.shape[1:3]]
+        if min(offsets) < 1:
+            continue  # A window of one token has one offset, 0, in any unit.
+        largest = table.double().flatten(0, 2).amax(0).tolist()
+        units = [8 * d / (8**t - 1) for d, t in zip(offsets, largest, strict=True) if t > 0]
+        if len(units) < 2:
+            raise CheckpointError(f'{key} holds no coordinates: its largest are {largest}')
+        windows[int(match[1])] = (round(units[0]) + 1, round(units[1]) + 1)
+    return windows
 
 
 def _from_own(state: Mapping) -> Converted | None:

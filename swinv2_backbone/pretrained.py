@@ -73,7 +73,8 @@ def load_converted(module: nn.Module, converted: Converted, source: str) -> None
 
     Raises:
         CheckpointError: If a parameter other than an output norm is missing, a key belongs
-            nowhere, shapes differ or values are not finite. The module is then unchanged.
+            nowhere, shapes differ, values are not finite, or the file was trained with other
+            windows than ``pretrained_window_sizes`` says. The module is then unchanged.
     """
     own = module.state_dict()
     left_out = [key for key in converted.state if key not in own and module.leaves_out(key)]
@@ -90,6 +91,7 @@ def load_converted(module: nn.Module, converted: Converted, source: str) -> None
                               f'parameters that the backbone lacks: {name_keys(unexpected)}. Is it '
                               'of another architecture?')
     _check_values(state, own, source)
+    _check_windows(module, converted, source)
     module.load_state_dict(state, strict=False)
     print_log(
         f'{type(module).__name__}: loaded {len(state)} parameters from {source} '
@@ -111,6 +113,19 @@ def _check_values(state: dict, own: dict, source: str) -> None:
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
         raise CheckpointError(f'checkpoint {source}: NaN or infinity in {name_keys(broken)}')
+
+
+def _check_windows(module: nn.Module, converted: Converted, source: str) -> None:
+    """Refuse the setting that people get wrong: it silently stretches the position bias."""
+    said = {i: stage.pretrained_window for i, stage in enumerate(module.layers)}
+    trained = {i: window for i, window in converted.windows.items() if i in said}
+    if any(said[i] != window for i, window in trained.items()):
+        right = [window[0] if window[0] == window[1] else window
+                 for _, window in sorted({**said, **converted.windows}.items())]
+        raise CheckpointError(
+            f'checkpoint {source}: its position bias was trained with other windows than '
+            f'pretrained_window_sizes says ({list(said.values())}): set '
+            f'pretrained_window_sizes={right}')
 
 
 def _summary(keys: Iterable[str]) -> str:

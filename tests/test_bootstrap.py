@@ -60,8 +60,7 @@ def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
     code = ("import signal, sys; from tools import bootstrap as b; "
             f"b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; "
             "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
-            "b.run(['bash', '-c', 'sleep 1234.5 & wait'], 'x')")
-    sleeping = ['pgrep', '-f', '^sleep 1234.5$']
+            f"b.run(['bash', '-c', 'sleep 1000 & echo $! > {venv}.pid; wait'], 'x')")
     start = [sys.executable, '-u', '-c', code]
     first = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
     assert first.stdout.readline() == 'held\n'
@@ -69,11 +68,21 @@ def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
     assert second.stdout.readline() == '-- waiting for another set-up to end\n'
     second.terminate()
     assert second.wait(timeout=20) == 3
-    while subprocess.run(sleeping, stdout=subprocess.DEVNULL).returncode:
+    pid = Path(f'{venv}.pid')
+    while not pid.exists() or not pid.read_text():
         assert first.poll() is None
+    assert is_running(pid.read_text().strip())
     first.terminate()
     assert first.wait(timeout=20) == 3
-    assert subprocess.run(sleeping, stdout=subprocess.DEVNULL).returncode == 1
+    assert not is_running(pid.read_text().strip())
+
+
+def is_running(pid):
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'  # ended, but nobody has asked for its status
 
 
 def test_no_network_is_one_line(venv):

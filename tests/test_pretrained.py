@@ -125,6 +125,31 @@ def test_half_precision_file_loads_into_float32(tmp_path):
                                original.patch_embed.proj.weight.half().float())
 
 
+@pytest.mark.parametrize('windows', [16, [16, 16, 16, 8], [12, 12, 12, 6], (6, 4)], ids=str)
+@pytest.mark.parametrize('last_ran_with', [None, (24, 24)], ids=str)
+def test_wrong_pretrained_windows_are_refused_and_the_right_named(tmp_path, windows, last_ran_with):
+    trained = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=windows)
+    torch.save({'model': official_state(trained, last_ran_with)}, tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match='trained with other windows') as caught:
+        build(tmp_path / 'w.pth').init_weights()
+    right = eval(str(caught.value).rpartition('pretrained_window_sizes=')[2])
+    model = build(tmp_path / 'w.pth', pretrained_window_sizes=right)
+    model.init_weights()
+    assert_loaded(model, trained)
+    assert [s.pretrained_window for s in model.layers] == [
+        s.pretrained_window for s in trained.layers]
+
+
+@pytest.mark.parametrize('table', [torch.zeros(15, 15), torch.zeros(1, 15, 15, 2)])
+def test_a_table_that_tells_no_window(tmp_path, table):
+    state = official_state(source())
+    state['layers.1.blocks.0.attn.relative_coords_table'] = table
+    torch.save({'model': state}, tmp_path / 'w.pth')
+    with pytest.raises(CheckpointError, match=r'layers\.1\..*\.relative_coords_table') as caught:
+        build(tmp_path / 'w.pth').init_weights()
+    assert str(tmp_path / 'w.pth') in str(caught.value)
+
+
 class RunsCode:
     def __reduce__(self):
         return os.mkdir, (os.environ['PICKLE_TRAP'],)
