@@ -153,14 +153,14 @@ def _trained_windows(state: Mapping) -> dict[int, Pair]:
         match = re.fullmatch(r'layers\.(\d+)\.blocks\.0\.attn\.relative_coords_table', key)
         if match is None:
             continue
-        if table.ndim != 4 or table.shape[-1] != 2:
-            raise CheckpointError(f'{key} has the shape {tuple(table.shape)}, not (1, rows, '
-                                  'columns, 2)')
+        if not isinstance(table, Tensor) or table.ndim != 4 or table.shape[-1] != 2:
+            what = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
+            raise CheckpointError(f'{key} is {what}, not a tensor (1, rows, columns, 2)')
         offsets = [(side - 1) / 2 for side in table.shape[1:3]]
         if min(offsets) < 1:
             continue  # A window of one token has one offset, 0, in any unit.
         largest = table.double().flatten(0, 2).amax(0).tolist()
-        units = [8 * d / (8**t - 1) for d, t in zip(offsets, largest, strict=True) if t > 0]
+        units = [8 * d / (8**t - 1) for d, t in zip(offsets, largest, strict=True) if 0 < t < 10]
         if len(units) < 2:
             raise CheckpointError(f'{key} holds no coordinates: its largest are {largest}')
         windows[int(match[1])] = (round(units[0]) + 1, round(units[1]) + 1)

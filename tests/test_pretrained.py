@@ -140,7 +140,9 @@ def test_wrong_pretrained_windows_are_refused_and_the_right_named(tmp_path, wind
         s.pretrained_window for s in trained.layers]
 
 
-@pytest.mark.parametrize('table', [torch.zeros(15, 15), torch.zeros(1, 15, 15, 2)])
+@pytest.mark.parametrize('table', [
+    torch.zeros(15, 15), torch.zeros(1, 15, 15, 2), torch.full((1, 15, 15, 2), torch.nan),
+    torch.full((1, 15, 15, 2), 1e6), [1.0, 2.0]], ids=['2-D', 'zeros', 'NaN', 'huge', 'a list'])
 def test_a_table_that_tells_no_window(tmp_path, table):
     state = official_state(source())
     state['layers.1.blocks.0.attn.relative_coords_table'] = table

@@ -109,6 +109,13 @@ def format_table(rows: dict[str, dict], scope: str) -> str:
     return '\n'.join(lines)
 
 
+def write_results(path: Path, args, rows: dict[str, dict]) -> None:
+    """Write the metrics as JSON, with what they are the metrics of."""
+    mmengine.dump(dict(config=args.config, checkpoint=args.checkpoint, tta=args.tta,
+                       date=datetime.now().isoformat(timespec='seconds'), results=rows),
+                  path, indent=2)
+
+
 def main():
     args = parse_args()
     cfg = cli.load_config(args)
@@ -118,14 +125,13 @@ def main():
     metrics = cli.execute(cfg, Runner.test, whole_checkpoint=True)
     if not is_main_process():
         return
+    path = Path(cfg.work_dir) / 'test_results.json'
     rows = {'model': metrics}
+    write_results(path, args, rows)  # At once: the model's scores may have taken hours.
     if args.baseline:
         from tools.analysis_tools.majority_baseline import majority_baseline
         rows['most frequent class'] = majority_baseline(plain_cfg)
-    path = Path(cfg.work_dir) / 'test_results.json'
-    mmengine.dump(dict(config=args.config, checkpoint=args.checkpoint, tta=args.tta,
-                       date=datetime.now().isoformat(timespec='seconds'), results=rows),
-                  path, indent=2)
+        write_results(path, args, rows)
     print(f'\n{args.checkpoint}\n{format_table(rows, cfg.default_scope)}\n-> {path}')
 
 
