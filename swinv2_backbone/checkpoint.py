@@ -1,31 +1,24 @@
-"""Checkpoint files: read them safely, and turn what is in them into the backbone's own names.
+"""What is in a checkpoint: which format, which model, under the backbone's own names.
 
-Dict in, dict out; nothing here knows the model. The backbone's parameters carry the official
-repository's names, so for that format only the wrapping, the classifier and the final norm
-need attention. A further format is one more function in :data:`_FORMATS`.
+Dict in, dict out; nothing here knows the model. The names themselves stand in :mod:`.key_maps`.
 """
 
-import pickle
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from .arguments import ARCHITECTURES, NUM_STAGES
+from .checkpoint_files import METADATA_KEY
+from .errors import CheckpointError
+from .key_maps import FORMATS, GEOMETRY_BUFFERS, Format, StateDict, translate
+from .trained_windows import windows_of_metadata, windows_of_tables
 from .windows import Pair
 
-StateDict = dict[str, Tensor]
-
-# Geometry that the official model keeps among its weights; ours is computed from sizes.
-GEOMETRY_BUFFERS = ('relative_coords_table', 'relative_position_index', 'attn_mask')
 _WRAPPERS = ('model', 'state_dict')
 _NAMED_KEYS = 10
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the cause."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +27,27 @@ class Converted:
 
     Attributes:
         format: Name of the format it came in.
-        state: Parameters under the backbone's names.
-        dropped: Keys of the file that a backbone has no use for (classifier, geometry).
+        prefix: What stood in front of the format's names in the file.
+        state: Parameters of the backbone, under its names.
+        head: Weight and bias of the ImageNet classifier as ``head.weight``, ``head.bias``; or none.
+        dropped: Keys of the file that a backbone has no use for (classifier, geometry, what
+            stands outside of the prefix).
         windows: For each stage of which the file tells it, the (height, width) in tokens that its
             position bias was trained with.
+        told_by: What in the file tells the windows.
     """
 
     format: str
+    prefix: str
     state: StateDict
+    head: StateDict = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     windows: dict[int, Pair] = field(default_factory=dict)
+    told_by: str = ''
 
-
-def read_checkpoint(path: str | Path) -> Mapping:
-    """Unpickle a file onto the CPU, refusing whatever would run code.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it is no checkpoint, is damaged, or needs code to be unpickled.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        what = 'it is a directory' if path.is_dir() else 'no such file'
-        raise FileNotFoundError(f'checkpoint {path}: {what}')
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split('\n', 1)[0]
-        raise CheckpointError(
-            f'checkpoint {path}: refused by the safe loader (weights_only=True): it is not a file '
-            f'written by torch.save, or it holds more than tensors and plain data. {reason}'
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split('\n', 1)[0]
-        raise CheckpointError(
-            f'checkpoint {path}: damaged or cut short, or no checkpoint at all ({reason})'
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f'checkpoint {path}: holds a {type(content).__name__}, '
-                              'not a dict of weights')
-    return content
+    def in_file(self, key: str) -> str:
+        """What the file calls a parameter of the backbone, or would."""
+        return self.prefix + ', '.join(FORMATS[self.format].their_names(key))
 
 
 def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None) -> Converted:
@@ -85,28 +59,57 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
         prefix: If given, only keys that start with it are used, without it.
 
     Raises:
-        CheckpointError: If no format fits.
+        CheckpointError: If no format fits, a key is in no map, a parameter is no finite
+            floating-point tensor, or the geometry in the file is nonsense.
     """
-    state = _unwrap(content)
-    others = [key for key in state if not isinstance(key, str)]
-    if others:
-        raise CheckpointError(f'checkpoint {source}: has keys that are no names: '
-                              f'{name_keys(others)}')
-    if prefix:
-        prefix = prefix if prefix.endswith('.') else prefix + '.'
-        state = strip_prefix(state, prefix)
-        if not state:
-            raise CheckpointError(f"checkpoint {source}: no key starts with prefix='{prefix}'; "
-                                  f'it has {name_keys(_unwrap(content))}')
-    for convert in _FORMATS:
-        try:
-            converted = convert(state)
-        except CheckpointError as error:
-            raise CheckpointError(f'checkpoint {source}: {error}') from None
-        if converted is not None:
-            return converted
-    raise CheckpointError(f'checkpoint {source}: {_likely_cause(state)} '
-                          f'It has {name_keys(state)}.')
+    try:
+        state = _unwrap(content)
+        metadata = getattr(state, '_metadata', None)
+        if prefix is None:
+            return _noted(_convert(state, *_recognise(state)), metadata)
+        prefix = prefix if prefix.endswith('.') or not prefix else prefix + '.'
+        inner = {key[len(prefix):]: value for key, value in state.items()
+                 if key.startswith(prefix)}
+        if not inner:
+            raise CheckpointError(f"no key starts with prefix='{prefix}'; it has "
+                                  f'{name_keys(state)}')
+        found = _convert(inner, *_recognise(inner))
+        outside = [key for key in state if not key.startswith(prefix)]
+        return _noted(replace(found, prefix=prefix + found.prefix, dropped=[
+            *(prefix + key for key in found.dropped), *outside]), metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {source}: {error}') from None
+
+
+def _noted(converted: Converted, metadata: Mapping | None) -> Converted:
+    """`converted`, with the windows that the metadata notes, if its tables tell none."""
+    windows = converted.windows or windows_of_metadata(metadata, converted.prefix)
+    return replace(converted, windows=windows,
+                   told_by=converted.told_by or (METADATA_KEY if windows else ''))
+
+
+def describe_arch(state: Mapping) -> str:
+    """The architecture that weights under the backbone's names belong to."""
+    arch = arch_of(state)
+    for name, known in ARCHITECTURES.items():
+        if arch == {key: known[key] for key in arch}:
+            return f"'{name}'"
+    return f'a model of {arch}'
+
+
+def arch_of(state: Mapping) -> dict:
+    """``embed_dims, depths, num_heads`` of weights under the backbone's names, as far as told."""
+    depths, heads = [0] * NUM_STAGES, [0] * NUM_STAGES
+    for key, value in state.items():
+        parts = key.split('.')
+        if parts[0] == 'layers' and parts[2] == 'blocks':
+            stage = int(parts[1])
+            depths[stage] = max(depths[stage], int(parts[3]) + 1)
+            if parts[-1] == 'logit_scale' and value.ndim:
+                heads[stage] = value.shape[0]
+    arch = dict(depths=tuple(depths), num_heads=tuple(heads))
+    stem = state.get('patch_embed.norm.weight')
+    return arch if stem is None else dict(embed_dims=stem.numel(), **arch)
 
 
 def name_keys(keys: Mapping | list[str]) -> str:
@@ -116,81 +119,86 @@ def name_keys(keys: Mapping | list[str]) -> str:
     return ', '.join(keys[:_NAMED_KEYS]) + more if keys else 'no keys'
 
 
-def strip_prefix(state: Mapping, prefix: str) -> StateDict:
-    """The entries whose key starts with `prefix`, without it."""
-    return {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
-
-
 def _unwrap(content: Mapping) -> Mapping:
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
-            return content[wrapper]
+            content = content[wrapper]
+            break
+    others = [key for key in content if not isinstance(key, str)]
+    if others:
+        raise CheckpointError(f'has keys that are no names: {name_keys(others)}')
     return content
 
 
-def _from_official(state: Mapping) -> Converted | None:
-    """microsoft/Swin-Transformer's SwinTransformerV2, a classifier."""
-    if not _has_native_names(state):
-        return None
-    kept, dropped = {}, []
-    for key, value in state.items():
-        if key.startswith('head.') or key.endswith(GEOMETRY_BUFFERS):
-            dropped.append(key)
-        else:
-            # The classifier's one norm follows its last stage.
-            kept[f'norm3{key[4:]}' if key.startswith('norm.') else key] = value
-    return Converted('official', kept, dropped, _trained_windows(state))
-
-
-def _trained_windows(state: Mapping) -> dict[int, Pair]:
-    """The windows that the official tables of coordinates were computed for.
-
-    An entry is sign(t) log2(1 + |t|) / log2(8) with t = 8 d / (p - 1) for an offset of d tokens, so
-    the largest offset, which the table's size gives, tells p.
-    """
-    windows = {}
-    for key, table in state.items():
-        match = re.fullmatch(r'layers\.(\d+)\.blocks\.0\.attn\.relative_coords_table', key)
-        if match is None:
-            continue
-        if not isinstance(table, Tensor) or table.ndim != 4 or table.shape[-1] != 2:
-            what = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
-            raise CheckpointError(f'{key} is {what}, not a tensor (1, rows, columns, 2)')
-        offsets = [(side - 1) / 2 for side in table.shape[1:3]]
-        if min(offsets) < 1:
-            continue  # A window of one token has one offset, 0, in any unit.
-        largest = table.double().flatten(0, 2).amax(0).tolist()
-        units = [8 * d / (8**t - 1) for d, t in zip(offsets, largest, strict=True) if 0 < t < 10]
-        if len(units) < 2:
-            raise CheckpointError(f'{key} holds no coordinates: its largest are {largest}')
-        windows[int(match[1])] = (round(units[0]) + 1, round(units[1]) + 1)
-    return windows
-
-
-def _from_own(state: Mapping) -> Converted | None:
-    """A model of ours: the backbone alone, or inside a detector or segmentor."""
-    inner = strip_prefix(state, 'backbone.')
-    dropped = [key for key in state if not key.startswith('backbone.')] if inner else []
-    inner = inner or dict(state)
-    if not _has_native_names(inner) or not any(
-            key.startswith(('norm0.', 'norm1.', 'norm2.', 'norm3.')) for key in inner):
-        return None
-    return Converted('swinv2_backbone', inner, dropped)
-
-
-def _has_native_names(state: Mapping) -> bool:
-    return 'patch_embed.proj.weight' in state and any(
-        key.startswith('layers.') and key.endswith('.attn.cpb_mlp.0.weight') for key in state)
-
-
-# In order: the first that recognises the keys converts them.
-_FORMATS: tuple[Callable[[Mapping], Converted | None], ...] = (_from_own, _from_official)
+def _recognise(state: Mapping) -> tuple[Format, str]:
+    """The format and prefix under which most keys are known."""
+    known, networks = Counter(), set()
+    for key in state:
+        for fmt in FORMATS.values():
+            for before, rule, _, _ in fmt.find(key, to_ours=True):
+                known[fmt.name, before] += 1
+                if '.cpb_mlp.' in rule.ours[0].text:
+                    networks.add((fmt.name, before))
+    # Norms and linear layers go by these names in many models; the CPB network is SwinV2's alone.
+    if not networks:
+        raise CheckpointError(f'{_likely_cause(state)} It has {name_keys(state)}.')
+    prefixes = sorted({before for _, before in networks})
+    if len(prefixes) > 1:
+        raise CheckpointError('holds several SwinV2 models; say which in init_cfg, with prefix= '
+                              'one of ' + ', '.join(map(repr, prefixes)))
+    name = max((name for name in FORMATS if (name, prefixes[0]) in networks),
+               key=lambda name: known[name, prefixes[0]])
+    return FORMATS[name], prefixes[0]
 
 
 def _likely_cause(state: Mapping) -> str:
-    if any(str(key).endswith('relative_position_bias_table') for key in state):
+    if any(key.endswith('relative_position_bias_table') for key in state):
         return ('this is a Swin Transformer V1 file (relative_position_bias_table); V2 cannot use '
                 'its weights.')
-    if any('cpb_mlp' in str(key) or 'continuous_position_bias_mlp' in str(key) for key in state):
-        return 'a SwinV2 file, but not in a format that can be loaded: official, or our own.'
-    return 'not a SwinV2 file.'
+    return 'not a SwinV2 file: it has no continuous position bias (cpb_mlp).'
+
+
+def _convert(state: Mapping, fmt: Format, prefix: str) -> Converted:
+    inner = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
+    outer = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    _check_tensors(inner, prefix)
+    native, unknown = translate(inner, fmt, to_ours=True)
+    if unknown:
+        raise CheckpointError(f'({fmt.name} format) has keys that this format does not know: '
+                              f'{name_keys([prefix + key for key in unknown])}. Is it damaged, or '
+                              'of another model?')
+    ballast = [key for key in native
+               if key.startswith('head.') or key == 'mask_token' or key.endswith(GEOMETRY_BUFFERS)]
+    dropped = [prefix + name for key in ballast for name in fmt.their_names(key)] + list(outer)
+    head = {key: native[key] for key in ballast if key.startswith('head.')}
+    if prefix and fmt.prefix:
+        head = _head_outside(outer, fmt, prefix)
+    kept = {key: value for key, value in native.items() if key not in ballast}
+    windows = windows_of_tables(native)
+    return Converted(fmt.name, prefix, kept, head, dropped, windows,
+                     GEOMETRY_BUFFERS[0] if windows else '')
+
+
+def _head_outside(rest: Mapping, fmt: Format, prefix: str) -> StateDict:
+    """The classifier that stands beside the backbone, not in it."""
+    parent = prefix[:-1].rpartition('.')[0]
+    before = parent + '.' if parent else ''
+    heads = {key[len(before):]: value for key, value in rest.items()
+             if key.startswith(before) and isinstance(value, Tensor)}
+    return translate(heads, Format(fmt.name, (fmt.head,), fmt.head, fmt.prefix), to_ours=True)[0]
+
+
+def _check_tensors(state: Mapping, prefix: str) -> None:
+    """Parameters must be plain, floating-point and finite; buffers of geometry, plain."""
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f'{prefix}{key} is a {type(value).__name__}, not a tensor')
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            kind = 'meta' if value.is_meta else 'quantized' if value.is_quantized else value.layout
+            raise CheckpointError(f'{prefix}{key} is a {kind} tensor, not a dense one')
+        if not value.is_floating_point() and not key.endswith(GEOMETRY_BUFFERS):
+            raise CheckpointError(f'{prefix}{key} is {value.dtype}, not floating point')
+    broken = [prefix + key for key, value in state.items()
+              if not key.endswith(GEOMETRY_BUFFERS) and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f'NaN or infinity in {name_keys(broken)}')

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -26,17 +27,25 @@ def allow_mmengine_checkpoints() -> None:
     # advised against this very error. With both set, torch refuses to load at all.
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
-        return
+    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
+        torch.serialization.add_safe_globals(_mmengine_globals())
+
+
+def mmengine_checkpoints_allowed() -> AbstractContextManager:
+    """The same while a block runs, for calls that ask for ``weights_only=True`` themselves."""
+    if hasattr(torch.serialization, 'safe_globals'):  # torch >= 2.5
+        return torch.serialization.safe_globals(_mmengine_globals())
+    return nullcontext()
+
+
+def _mmengine_globals() -> list:
     # numpy 2 moved both, and a file names them as the numpy that wrote it did.
     reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     moved = [(function, f'numpy.{core}.multiarray.{function.__name__}')
              for function in (reconstruct, scalar) for core in ('core', '_core')]
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
-    torch.serialization.add_safe_globals([
-        HistoryBuffer, np.ndarray, np.dtype, *dtypes, *moved,
-        (_getattr_of_history_buffer, 'builtins.getattr'),
-    ])
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *moved,
+            (_getattr_of_history_buffer, 'builtins.getattr')]
 
 
 def _getattr_of_history_buffer(obj: object, name: str) -> object:

@@ -1,16 +1,60 @@
-"""Fetching a file by URL: whole or not at all."""
+"""Where a checkpoint lies on this machine: fetched first if need be, whole or not at all."""
 
+import contextlib
 import hashlib
 import os
-import re
 import shutil
-import tempfile
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
 
-# OpenMMLab and torchvision end file names in the first eight hex digits of the file's sha256.
-_HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})\.\w+$')
+import torch
+
+from .checkpoint_files import check_hash, whole_file
+from .errors import CheckpointError
+from .releases import HUB_SCHEME, SCHEME, resolve
+
+ALLOWED = f'a path, an http(s) URL, {HUB_SCHEME}owner/name[@revision][/file], or {SCHEME}NAME'
+# What transformers and timm name their files on the hub, the newer first.
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def is_remote(checkpoint: str) -> bool:
+    """Whether a checkpoint has to be fetched."""
+    return '://' in checkpoint
+
+
+def fetch(checkpoint: str, sha256: str | None = None) -> Path:
+    """The local path of a checkpoint, downloaded first where it is an address.
+
+    URLs are kept where torch.hub keeps its own, files of the hub where huggingface_hub does.
+
+    Args:
+        checkpoint: A path, an http(s) URL, an address on the hub, or one of a known release.
+        sha256: Hex digits that the hash of a download must begin with.
+
+    Raises:
+        ConnectionError: If it cannot be fetched, or is another file than was asked for.
+        ImportError: If it lies on the hub and huggingface_hub is not installed.
+        ValueError: If it is of no such form.
+    """
+    address = resolve(checkpoint)
+    if not is_remote(address):
+        return Path(address)
+    if address.startswith(HUB_SCHEME):
+        return _fetch_from_hub(address)
+    if urlparse(address).scheme not in ('http', 'https'):
+        raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed: {ALLOWED}")
+    path = cached_path(address, Path(torch.hub.get_dir()) / 'checkpoints')
+    try:
+        if not path.exists():
+            download(address, path, sha256)
+    except (OSError, CheckpointError) as error:  # urllib's errors are among the first
+        raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
+                              f'it by other means and put it at {path}, or give its path.'
+                              ) from error
+    return path
 
 
 def cached_path(url: str, folder: Path) -> Path:
@@ -25,33 +69,47 @@ def cached_path(url: str, folder: Path) -> Path:
     return folder / hashlib.sha256(url.encode()).hexdigest()[:8] / name
 
 
-def download(url: str, path: Path) -> None:
+def download(url: str, path: Path, sha256: str | None = None) -> None:
     """Fetch a URL into `path`, which appears only when the file is complete.
 
     Raises:
-        OSError: If it cannot be fetched, is cut short, or does not have the hash in its name.
+        OSError: If it cannot be fetched, or is cut short.
+        CheckpointError: If its hash is not the one asked for, or else the one in its name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.partial')
-    try:
-        with os.fdopen(handle, 'wb') as file, urllib.request.urlopen(url, timeout=60) as response:
+    with whole_file(path) as partial:
+        with open(partial, 'wb') as file, urllib.request.urlopen(url, timeout=60) as response:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get('Content-Length')
         size = os.path.getsize(partial)
         if expected is not None and size != int(expected):
             raise OSError(f'cut short: {size} of {expected} bytes came')
-        wanted = _HASH_IN_NAME.search(path.name)
-        if wanted and not _sha256(partial).startswith(wanted[1]):
-            raise OSError(f'its sha256 is {_sha256(partial)[:8]}..., its name says {wanted[1]}')
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+        check_hash(partial, sha256, path.name)
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _fetch_from_hub(address: str) -> Path:
+    """A file of the hub, with its config.json, which tells the windows, beside it."""
+    if find_spec('huggingface_hub') is None:
+        raise ImportError(f'checkpoint {address}: huggingface_hub is not installed: run '
+                          '`pip install huggingface_hub safetensors`')
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    owner, _, rest = address.removeprefix(HUB_SCHEME).partition('/')
+    repository, _, file = rest.partition('/')
+    name, _, revision = repository.partition('@')
+    where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
+    if not owner or not name:
+        raise ValueError(f"init_cfg: checkpoint: got '{address}', allowed: {ALLOWED}")
+    with contextlib.suppress(EntryNotFoundError, OSError):
+        hf_hub_download(filename=_folder(file) + 'config.json', **where)
+    reasons = []
+    for candidate in [file] if file else _HUB_FILES:
+        try:
+            return Path(hf_hub_download(filename=candidate, **where))
+        except (EntryNotFoundError, HFValidationError, OSError) as error:
+            reasons.append(f'{candidate}: {str(error).strip().splitlines()[0]}')
+    raise ConnectionError(f'checkpoint {address}: could not be fetched from the hub '
+                          f'({"; ".join(reasons)})')
+
+
+def _folder(file: str) -> str:
+    return file[:file.rfind('/') + 1]

@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from . import arguments as args
 from .blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
+from .checkpoint_files import METADATA_KEY
 from .pretrained import PretrainedSwinV2
+from .trained_windows import agree, windows_of_metadata
 
 
 def _is_pretrained(init_type: str | type) -> bool:
@@ -39,7 +41,7 @@ class SwinTransformerV2(BaseModule):
         pretrained_window_sizes: The window with which the checkpoint's position bias was trained,
             in the same forms; it sets the unit of the bias, whatever `window_size` is. 8 for the w8
             releases, (16, 16, 16, 8) for w16, (12, 12, 12, 6) for w12. None: `window_size`, for
-            training from scratch.
+            training from scratch. 'auto': what the checkpoint tells, or an error if it tells none.
         mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
         drop_rate: Dropout probability after the patch embed, projections and MLPs.
         attn_drop_rate: Dropout probability of attention weights.
@@ -74,7 +76,7 @@ class SwinTransformerV2(BaseModule):
                  in_channels: int = 3,
                  patch_size: int = 4,
                  window_size: int | Sequence = 8,
-                 pretrained_window_sizes: int | Sequence | None = 8,
+                 pretrained_window_sizes: int | str | Sequence | None = 8,
                  mlp_ratio: float = 4.0,
                  drop_rate: float = 0.0,
                  attn_drop_rate: float = 0.0,
@@ -134,8 +136,13 @@ class SwinTransformerV2(BaseModule):
         Raises:
             TypeError: If x is no floating-point tensor.
             ValueError: If x has another shape, or is empty.
+            RuntimeError: If no checkpoint has told yet what ``pretrained_window_sizes='auto'`` is.
         """
         self._check_input(x)
+        if self.layers[0].pretrained_window is None:
+            raise RuntimeError(
+                "pretrained_window_sizes='auto': no checkpoint has told it yet; call "
+                'init_weights() or load a state dict of this backbone, or set it')
         x = self.pos_drop(self.patch_embed(x))
         outputs = []
         for i, stage in enumerate(self.layers):
@@ -177,6 +184,24 @@ class SwinTransformerV2(BaseModule):
             super().init_weights()
         finally:
             self.init_cfg = given
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        # The weights mean nothing without the unit of the position bias: it travels with them.
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        windows = tuple(stage.pretrained_window for stage in self.layers)
+        noted = getattr(destination, '_metadata', {}).get(prefix[:-1])
+        if noted is not None and None not in windows:
+            noted[METADATA_KEY] = windows
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
+                              *args) -> None:
+        told = windows_of_metadata({'': local_metadata}, '')
+        if told:
+            windows = agree([stage.pretrained_window for stage in self.layers], told,
+                            f'state dict of a {type(self).__name__}', 'told by its metadata')
+            for stage, window in zip(self.layers, windows, strict=True):
+                stage.pretrained_window = window
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _init_from_scratch(self) -> None:
         for module in self.modules():

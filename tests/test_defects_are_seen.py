@@ -23,9 +23,7 @@ DEFECTS = [
     ('train_returns_none', 'swin_transformer_v2.py',
      '        return self\n\n    def _freeze_stages', '\n    def _freeze_stages'),
     ('patch_merging_norm_permuted_on_loading', 'checkpoint.py',
-     "else key] = value\n    return Converted('official'",
-     "else key] = value.flip(0) if 'downsample.norm' in key else value\n"
-     "    return Converted('official'"),
+     'kept = {key: value for', "kept = {key: value.flip(0) if 'downsample.norm' in key else value for"),
     ('whole_pretrained_window_list_handed_to_every_stage', 'swin_transformer_v2.py',
      'pretrained_windows[i], drop_paths', 'pretrained_windows, drop_paths'),
     ('pads_after_the_roll', 'windows.py',

@@ -29,7 +29,8 @@ print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm"
 
 
 @pytest.mark.parametrize('module', ['windows', 'position_bias', 'attention', 'blocks', 'arguments',
-                                    'checkpoint'])
+                                    'releases', 'checkpoint_files', 'trained_windows', 'key_maps',
+                                    'checkpoint', 'export', 'download'])
 def test_leaf_modules_import_torch_alone(module):
     source = (ROOT / 'swinv2_backbone' / f'{module}.py').read_text()
     imported = set(re.findall(r'^(?:from|import) ([\w.]+)', source, re.MULTILINE))
@@ -37,8 +38,13 @@ def test_leaf_modules_import_torch_alone(module):
     assert roots <= {'torch', *sys.stdlib_module_names}, roots
 
 
-ORDER = ['version', 'windows', 'position_bias', 'attention', 'blocks', 'arguments', 'checkpoint',
-         'download', 'pretrained', 'swin_transformer_v2', '__init__']
+ORDER = ['version', 'errors', 'windows', 'position_bias', 'attention', 'blocks', 'arguments',
+         'releases', 'checkpoint_files', 'trained_windows', 'key_maps', 'checkpoint', 'export',
+         'download', 'compat', 'pretrained', 'swin_transformer_v2', '__init__', '__main__']
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in (ROOT / 'swinv2_backbone').glob('*.py')} == set(ORDER)
 
 
 def test_imports_run_one_way():

@@ -1,0 +1,190 @@
+"""Files of weights: read and written without ever running what is in them.
+
+What a file of ours knows beside its weights, the windows of its position bias, travels where
+torch keeps the versions of modules: in the ``_metadata`` of the state dict; in a safetensors file,
+among the strings of its header.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import re
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from .errors import CheckpointError
+
+METADATA_KEY = 'pretrained_window_sizes'
+# OpenMMLab and torchvision end file names in the first eight hex digits of the file's sha256.
+_HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})\.\w+$')
+
+
+def read_checkpoint(path: str | Path, sha256: str | None = None) -> Mapping:
+    """Read a file onto the CPU, refusing whatever would run code.
+
+    Args:
+        path: A file by torch.save, or by safetensors; its content tells which.
+        sha256: Hex digits that the file's hash must begin with. If not given, those in its name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If it is a safetensors file and safetensors is not installed.
+        CheckpointError: If it is no checkpoint, is damaged, has another hash, or needs code to be
+            unpickled.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = 'it is a directory' if path.is_dir() else 'no such file'
+        raise FileNotFoundError(f'checkpoint {path}: {what}')
+    try:
+        check_hash(path, sha256)
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {path}: {error}') from error.__cause__
+    except OSError as error:
+        raise CheckpointError(f'checkpoint {path}: cannot be read ({error})') from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f'checkpoint {path}: holds a {type(content).__name__}, '
+                              'not a dict of weights')
+    return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the header's length, then its JSON."""
+    with open(path, 'rb') as file:
+        start = file.read(9)
+    return path.suffix == '.safetensors' or (start[8:] == b'{' and start[6:8] == b'\0\0')
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            'refused by the safe loader (weights_only=True): it is not a file written by '
+            f'torch.save, or it holds more than tensors and plain data. {_first_line(error)}'
+        ) from error
+    except Exception as error:  # A damaged pickle ends in whatever its bytes happen to spell.
+        raise CheckpointError('damaged or cut short, or no checkpoint at all '
+                              f'({type(error).__name__}: {_first_line(error)})') from error
+
+
+def _read_safetensors(path: Path) -> Mapping:
+    require_safetensors(path)
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, framework='pt', device='cpu') as file:
+            state = OrderedDict((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError('damaged or cut short, or no safetensors file at all '
+                              f'({_first_line(error)})') from error
+    if METADATA_KEY in metadata:
+        try:
+            state._metadata = {'': {METADATA_KEY: json.loads(metadata[METADATA_KEY])}}
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f'its metadata has {METADATA_KEY}='
+                                  f'{metadata[METADATA_KEY]!r}, which is no JSON') from error
+    return state
+
+
+def require_safetensors(path: str | Path) -> None:
+    """Raise ImportError, with what to type, where safetensors is not installed."""
+    if find_spec('safetensors') is None:
+        raise ImportError(f'checkpoint {path}: a safetensors file, but safetensors is not '
+                          'installed: run `pip install safetensors`')
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split('\n', 1)[0]
+
+
+# --- hashes ---------------------------------------------------------------------------------------
+
+def hash_in_name(name: str) -> str | None:
+    """The digits of its sha256 that a file's name ends in, as OpenMMLab's and torchvision's do.
+
+    A date of eight digits is none.
+    """
+    found = _HASH_IN_NAME.search(name)
+    return found[1] if found and not _is_date(found[1]) else None
+
+
+def _is_date(digits: str) -> bool:
+    try:
+        return 1990 <= time.strptime(digits, '%Y%m%d').tm_year < 2100
+    except ValueError:
+        return False
+
+
+def check_hash(path: str | Path, wanted: str | None = None, name: str | None = None) -> None:
+    """Hold a file's sha256 against the one asked for, or the one in its name.
+
+    Raises:
+        CheckpointError: If it differs.
+    """
+    name = name or Path(path).name
+    said = f'sha256={wanted!r} was asked for' if wanted else f'its name says {hash_in_name(name)}'
+    wanted = wanted or hash_in_name(name)
+    if wanted is None:
+        return
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(wanted.lower()):
+        shown = digest.hexdigest()[:max(8, len(wanted))]
+        raise CheckpointError(f'its sha256 is {shown}, but {said}: it is damaged, or another file')
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = None,
+                     windows: list | None = None, safetensors: bool = False) -> None:
+    """Write weights, whole or not at all.
+
+    Args:
+        state: Tensors by name.
+        path: The file.
+        wrapper: If given, the key under which a file of torch.save holds them.
+        windows: Pretrained windows to note beside them, one (height, width) a stage.
+        safetensors: Write safetensors instead of torch's format.
+
+    Raises:
+        ImportError: If safetensors is asked for and not installed.
+        OSError: If it cannot be written.
+    """
+    state = OrderedDict((key, value.contiguous()) for key, value in state.items())
+    with whole_file(Path(path)) as partial:
+        if safetensors:
+            require_safetensors(path)
+            from safetensors.torch import save_file
+            noted = {METADATA_KEY: json.dumps(windows)} if windows else {}
+            save_file(state, partial, metadata={'format': 'pt', **noted})
+        else:
+            if windows:
+                state._metadata = {'': {METADATA_KEY: tuple(map(tuple, windows))}}
+            torch.save({wrapper: state} if wrapper else state, partial)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[str]:
+    """A file beside `path` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.partial')
+    os.close(handle)
+    try:
+        yield partial
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)

@@ -1,0 +1,326 @@
+"""What each library calls the parameters of SwinV2, one declarative map a format.
+
+A map pairs names of ours (the official repository's, with an output norm ``norm{n}`` a stage) with
+theirs. Both directions are read from the same pairs:
+
+- ``{i}`` is a stage, ``{d}`` one of the three mergings, ``{j}`` a block, ``{n}`` an output norm,
+  ``{c}`` a layer of the CPB network, ``{p}`` weight or bias; ``{2i+1}`` stands for that number.
+- Several names on a side are one tensor cut into equal parts along its first axis; None is a part
+  that the other side does not have because it is zero (the bias of the keys).
+- :class:`Columns` says that theirs has the columns of the matrix in another order.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError
+
+StateDict = dict[str, Tensor]
+
+# What a placeholder may stand for.
+_KINDS = {'i': range(4), 'n': range(4), 'd': range(3), 'c': (0, 2), 'j': range(1000)}
+_FIELD = re.compile(r'\{(\d*)([a-z])(?:\+(\d+))?\}')
+
+
+class Template:
+    """A name with placeholders, to be recognised and to be filled in."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self._fields = _FIELD.findall(text)
+        literals = _FIELD.split(text)[::4]
+        groups = ['(weight|bias)' if name == 'p' else r'(\d+)' for _, name, _ in self._fields]
+        pairs = zip(literals, [*groups, ''], strict=True)
+        self._regex = re.compile(
+            r'((?:.*\.)?)' + ''.join(re.escape(literal) + group for literal, group in pairs))
+
+    def match(self, key: str) -> tuple[str, tuple] | None:
+        """What stands in front of the name in `key`, and the values of its placeholders."""
+        found = self._regex.fullmatch(key)
+        if found is None:
+            return None
+        prefix, *texts = found.groups()
+        values = []
+        for (factor, name, offset), text in zip(self._fields, texts, strict=True):
+            if name == 'p':
+                values.append((name, text))
+                continue
+            value, rest = divmod(int(text) - int(offset or 0), int(factor or 1))
+            if rest or value not in _KINDS[name]:
+                return None
+            values.append((name, value))
+        return prefix, tuple(sorted(values))
+
+    def fill(self, values: tuple) -> str:
+        """The name for the values of its placeholders."""
+        known = dict(values)
+
+        def field(match: re.Match) -> str:
+            factor, name, offset = match.groups()
+            if name == 'p':
+                return known[name]
+            return str(int(factor or 1) * known[name] + int(offset or 0))
+
+        return _FIELD.sub(field, self.text)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A matrix whose columns the other library has in another order.
+
+    Attributes:
+        name: Its name there.
+        order: Of a number of columns, which of ours stands at each place of theirs.
+    """
+
+    name: str
+    order: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One pair of a map: names of ours, names of theirs, order of columns."""
+
+    ours: tuple[Template | None, ...]
+    theirs: tuple[Template | None, ...]
+    order: Callable[[int], Tensor] | None = None
+
+    @classmethod
+    def of(cls, ours: str | tuple, theirs: 'str | tuple | Columns') -> 'Rule':
+        """A rule as it is written in a map."""
+        order = None
+        if isinstance(theirs, Columns):
+            theirs, order = theirs.name, theirs.order
+        sides = [(side,) if isinstance(side, str) else side for side in (ours, theirs)]
+        return cls(*(tuple(name and Template(name) for name in side) for side in sides), order)
+
+    def sides(self, to_ours: bool) -> tuple[tuple, tuple]:
+        """What is read and what is written."""
+        return (self.theirs, self.ours) if to_ours else (self.ours, self.theirs)
+
+    def apply(self, parts: list[Tensor | None], to_ours: bool) -> list[Tensor | None]:
+        """The tensors of one side, made from those of the other.
+
+        Raises:
+            ValueError: If their shapes do not allow it.
+        """
+        _, written = self.sides(to_ours)
+        present = next(part for part in parts if part is not None)
+        if self.order is not None:
+            if present.ndim != 2 or present.shape[1] % 4:
+                raise ValueError(f'has shape {tuple(present.shape)}, not (2C, 4C)')
+            order = self.order(present.shape[1])
+            return [present[:, order.argsort() if to_ours else order]]
+        if len(parts) == len(written) == 1:
+            return [present]
+        if any(part is not None and part.shape != present.shape for part in parts):
+            raise ValueError('have different shapes: ' + ', '.join(
+                str(tuple(part.shape)) for part in parts if part is not None))
+        whole = torch.cat([torch.zeros_like(present) if part is None else part for part in parts])
+        if whole.ndim == 0 or whole.shape[0] % len(written):
+            raise ValueError(f'has shape {tuple(whole.shape)}, which has no {len(written)} parts')
+        return [part.clone() for part in whole.chunk(len(written))]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one library names, nests and lays out the weights.
+
+    Attributes:
+        name: As in messages and on the command line.
+        rules: Its map.
+        head: Its name of the classifier's two parameters.
+        prefix: What a classifier of that library puts in front of the names of the map. Where
+            there is one, the head stands outside of it.
+        buffers: Geometry that its own models save among the weights.
+        flat_index: Whether relative_position_index is flat there.
+        wrapper: Under which key its files hold the weights.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    head: Rule
+    prefix: str = ''
+    buffers: frozenset[str] = frozenset()
+    flat_index: bool = False
+    wrapper: str | None = None
+
+    def find(self, key: str, to_ours: bool) -> Iterable[tuple[str, Rule, int, tuple]]:
+        """The rules that know a key: what precedes the name, rule, part and values."""
+        for rule in self.rules if self.prefix else (*self.rules, self.head):
+            read, _ = rule.sides(to_ours)
+            for part, template in enumerate(read):
+                matched = template and template.match(key)
+                if matched:
+                    yield matched[0], rule, part, matched[1]
+
+    def their_names(self, key: str) -> list[str]:
+        """What a parameter of ours is called there, or its own name if it has none."""
+        for prefix, rule, _, values in self.find(key, to_ours=False):
+            if not prefix:
+                return [template.fill(values) for template in rule.theirs if template]
+        return [key]
+
+
+def translate(state: Mapping, rules: Format | Rule, to_ours: bool) -> tuple[StateDict, list[str]]:
+    """Rename and re-lay tensors, in either direction.
+
+    Args:
+        state: Tensors by name, without prefix.
+        rules: The format to come from or to go to.
+        to_ours: The direction.
+
+    Returns:
+        The tensors under their new names, and the keys that no rule knows.
+
+    Raises:
+        CheckpointError: If one of several parts is missing, or shapes do not fit together.
+    """
+    groups: dict = {}
+    unknown = []
+    for key in state:
+        for prefix, rule, part, values in rules.find(key, to_ours):
+            if not prefix:
+                groups.setdefault((rule, values), {})[part] = key
+                break
+        else:
+            unknown.append(key)
+    result = {}
+    for (rule, values), keys in groups.items():
+        read, written = rule.sides(to_ours)
+        missing = [template.fill(values) for part, template in enumerate(read)
+                   if template and part not in keys]
+        named = ', '.join(keys.values())
+        if missing:
+            raise CheckpointError(f'has {named}, but lacks {", ".join(missing)}')
+        try:
+            tensors = rule.apply([state[keys[part]] if part in keys else None
+                                  for part in range(len(read))], to_ours)
+        except ValueError as error:
+            raise CheckpointError(f'{named} {error}. Is it damaged?') from None
+        made = {template.fill(values): tensor
+                for template, tensor in zip(written, tensors, strict=True) if template}
+        if twice := made.keys() & result.keys():
+            raise CheckpointError(f'has {", ".join(twice)} twice, once as {named}')
+        result |= made
+    return result, unknown
+
+
+# --- the maps -------------------------------------------------------------------------------------
+
+GEOMETRY_BUFFERS = ('relative_coords_table', 'relative_position_index', 'attn_mask')
+# Parameters and buffers of a block, of a merging and of the rest, as ours are called.
+_BLOCK = ('attn.logit_scale', 'attn.cpb_mlp.{c}.{p}', 'attn.qkv.weight', 'attn.q_bias',
+          'attn.v_bias', 'attn.proj.{p}', 'norm1.{p}', 'norm2.{p}', 'mlp.fc1.{p}', 'mlp.fc2.{p}',
+          'attn.relative_coords_table', 'attn.relative_position_index', 'attn_mask')
+_MERGING = ('reduction.weight', 'norm.{p}')
+_STEM = ('patch_embed.proj.{p}', 'patch_embed.norm.{p}', 'mask_token')
+_SAME: Mapping = MappingProxyType({})  # Nothing is called differently.
+
+
+def _nested(ours: str, theirs: str, names: Iterable[str], renamed: Mapping) -> dict:
+    """`names` inside a module of ours and one of theirs; what is not renamed keeps its name."""
+    def within(path, name):
+        if isinstance(name, tuple):
+            return tuple(part and path + part for part in name)
+        return Columns(path + name.name, name.order) if isinstance(name, Columns) else path + name
+
+    joined = {part for name in renamed if isinstance(name, tuple) for part in name}
+    pairs = {name: name for name in names if name not in joined} | renamed
+    return {within(ours, mine): within(theirs, other) for mine, other in pairs.items()}
+
+
+def _format(name: str, *, block_path: str, merging_path: str, head: str, stem: Mapping = _SAME,
+            block: Mapping = _SAME, merging: Mapping = _SAME, norms: Mapping = _SAME,
+            older: Mapping = _SAME, **kwargs) -> Format:
+    """A format, from what it calls things differently; `older` names are read but not written."""
+    pairs = (_nested('', '', _STEM, stem)
+             | _nested('layers.{i}.blocks.{j}.', block_path, _BLOCK, block)
+             | _nested('layers.{d}.downsample.', merging_path, _MERGING, merging) | norms)
+    return Format(name, tuple(Rule.of(*pair) for pair in (*pairs.items(), *older.items())),
+                  Rule.of('head.{p}', head), **kwargs)
+
+
+def _unfold_order(columns: int) -> Tensor:
+    """Merging by nn.Unfold: theirs is (channel, row, column), ours (column, row, channel)."""
+    ours = torch.arange(columns).view(2, 2, -1)
+    return ours.permute(2, 1, 0).flatten()
+
+
+_OFFICIAL = dict(block_path='layers.{i}.blocks.{j}.', merging_path='layers.{d}.downsample.')
+_TIMM = dict(block_path='layers.{i}.blocks.{j}.', merging_path='layers.{d+1}.downsample.')
+_LAST_NORM = {'norm3.{p}': 'norm.{p}'}
+_TABLE_AND_INDEX = frozenset(GEOMETRY_BUFFERS[:2])
+
+OWN = _format('swinv2_backbone', **_OFFICIAL, norms={'norm{n}.{p}': 'norm{n}.{p}'},
+              prefix='backbone.', head='head.fc.{p}', wrapper='state_dict')
+
+# SimMIM's released files call the CPB network by an older name; Microsoft's utils_simmim.py
+# renames it on loading.
+OFFICIAL = _format('official', **_OFFICIAL, norms=_LAST_NORM, head='head.{p}',
+                   older={'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}':
+                          'layers.{i}.blocks.{j}.attn.rpe_mlp.{c}.{p}'},
+                   buffers=frozenset(GEOMETRY_BUFFERS), wrapper='model')
+
+MMPRETRAIN = _format(
+    'mmpretrain', prefix='backbone.', head='head.fc.{p}',
+    stem={'patch_embed.proj.{p}': 'patch_embed.projection.{p}'},
+    block_path='stages.{i}.blocks.{j}.',
+    block={'attn.logit_scale': 'attn.w_msa.logit_scale',
+           'attn.cpb_mlp.{c}.{p}': 'attn.w_msa.cpb_mlp.{c}.{p}',
+           'attn.qkv.weight': 'attn.w_msa.qkv.weight',
+           'attn.q_bias': 'attn.w_msa.q_bias',
+           'attn.v_bias': 'attn.w_msa.v_bias',
+           'attn.proj.{p}': 'attn.w_msa.proj.{p}',
+           'attn.relative_coords_table': 'attn.w_msa.relative_coords_table',
+           'attn.relative_position_index': 'attn.w_msa.relative_position_index',
+           'mlp.fc1.{p}': 'ffn.layers.0.0.{p}',
+           'mlp.fc2.{p}': 'ffn.layers.1.{p}'},
+    merging_path='stages.{d+1}.downsample.',
+    merging={'reduction.weight': Columns('reduction.weight', _unfold_order)},
+    norms={'norm{n}.{p}': 'norm{n}.{p}'}, buffers=_TABLE_AND_INDEX, wrapper='state_dict')
+
+HF = _format(
+    'hf', prefix='swinv2.', head='classifier.{p}',
+    stem={'patch_embed.proj.{p}': 'embeddings.patch_embeddings.projection.{p}',
+          'patch_embed.norm.{p}': 'embeddings.norm.{p}',
+          'mask_token': 'embeddings.mask_token'},
+    block_path='encoder.layers.{i}.blocks.{j}.',
+    block={'attn.logit_scale': 'attention.self.logit_scale',
+           'attn.cpb_mlp.{c}.{p}': 'attention.self.continuous_position_bias_mlp.{c}.{p}',
+           'attn.qkv.weight': ('attention.self.query.weight', 'attention.self.key.weight',
+                               'attention.self.value.weight'),
+           'attn.q_bias': 'attention.self.query.bias',
+           'attn.v_bias': 'attention.self.value.bias',
+           'attn.proj.{p}': 'attention.output.dense.{p}',
+           'attn.relative_coords_table': 'attention.self.relative_coords_table',
+           'attn.relative_position_index': 'attention.self.relative_position_index',
+           'norm1.{p}': 'layernorm_before.{p}',
+           'norm2.{p}': 'layernorm_after.{p}',
+           'mlp.fc1.{p}': 'intermediate.dense.{p}',
+           'mlp.fc2.{p}': 'output.dense.{p}'},
+    merging_path='encoder.layers.{d}.downsample.',
+    norms={'norm3.{p}': 'layernorm.{p}'})
+
+TIMM = _format('timm', **_TIMM, norms=_LAST_NORM, head='head.fc.{p}')
+
+# features_only=True: each stage is a module of its own, and nothing follows the last.
+TIMM_FEATURES = _format('timm_features', block_path='layers_{i}.blocks.{j}.',
+                        merging_path='layers_{d+1}.downsample.', head='head.fc.{p}')
+
+TORCHVISION = _format(
+    'torchvision', head='head.{p}',
+    stem={'patch_embed.proj.{p}': 'features.0.0.{p}', 'patch_embed.norm.{p}': 'features.0.2.{p}'},
+    block_path='features.{2i+1}.{j}.',
+    block={('attn.q_bias', None, 'attn.v_bias'): 'attn.qkv.bias',
+           'mlp.fc1.{p}': 'mlp.0.{p}', 'mlp.fc2.{p}': 'mlp.3.{p}'},
+    merging_path='features.{2d+2}.', norms=_LAST_NORM, buffers=_TABLE_AND_INDEX, flat_index=True)
+
+# Where two know a file equally well, the first is taken.
+FORMATS = {fmt.name: fmt for fmt in (OFFICIAL, OWN, MMPRETRAIN, HF, TIMM, TIMM_FEATURES,
+                                     TORCHVISION)}

@@ -1,0 +1,169 @@
+"""Which windows a position bias was trained with: how files, and what lies beside them, tell it.
+
+It is the unit of the bias (see :mod:`.position_bias`), and the setting that people get wrong.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .arguments import NUM_STAGES
+from .checkpoint_files import METADATA_KEY
+from .errors import CheckpointError
+from .releases import find_release
+from .windows import Pair
+
+Windows = dict[int, Pair]
+
+
+def agree(said: Sequence[Pair | None], told: Windows, source: str, told_by: str) -> list[Pair]:
+    """The pretrained windows of a backbone's stages: as set, unless a file tells others.
+
+    Args:
+        said: What the backbone was built with; None is for the file to tell.
+        told: What the file tells.
+        source: The file, for messages.
+        told_by: What in it tells them, for messages.
+
+    Raises:
+        CheckpointError: If the two differ, or neither tells.
+    """
+    if any(window is None and i not in told for i, window in enumerate(said)):
+        raise CheckpointError(
+            f"{source}: does not tell with which windows its position bias was trained, as "
+            "pretrained_window_sizes='auto' wants. Set it: 8 for the w8 releases, [16, 16, 16, 8] "
+            'for w16, [12, 12, 12, 6] for w12 and what was fine-tuned from it')
+    if any(window is not None and told.get(i, window) != window for i, window in enumerate(said)):
+        right = [told.get(i, window) for i, window in enumerate(said)]
+        right += [told[i] for i in sorted(told) if i >= len(said)]
+        raise CheckpointError(
+            f'{source}: its position bias was trained with other windows ({told_by}) than '
+            f'pretrained_window_sizes says ({as_setting(said)}): set '
+            f'pretrained_window_sizes={as_setting(right)}')
+    return [told.get(i, window) for i, window in enumerate(said)]
+
+
+def as_setting(windows: Sequence[Pair]) -> int | list:
+    """Windows in the shortest form that ``pretrained_window_sizes`` takes."""
+    sides = [height if height == width else (height, width) for height, width in windows]
+    if sides[1:] == sides[:-1] and isinstance(sides[0], int):
+        return sides[0]
+    return sides + sides[-1:] * (NUM_STAGES - len(sides))
+
+
+def windows_of_tables(state: Mapping) -> Windows:
+    """The windows that the tables of coordinates in a file were computed for.
+
+    An entry is sign(t) log2(1 + |t|) / log2(8) with t = 8 d / (p - 1) for an offset of d tokens, so
+    the largest offset, which the table's size gives, tells p.
+
+    Args:
+        state: Tensors under the official names.
+
+    Raises:
+        CheckpointError: If a table is none.
+    """
+    windows: Windows = {}
+    for key, table in state.items():
+        match = re.fullmatch(r'layers\.(\d+)\.blocks\.\d+\.attn\.relative_coords_table', key)
+        if match is None or int(match[1]) in windows:
+            continue
+        if table.ndim != 4 or table.shape[-1] != 2:
+            raise CheckpointError(f'{key} is {tuple(table.shape)}, not (1, rows, columns, 2)')
+        offsets = [(side - 1) / 2 for side in table.shape[1:3]]
+        if min(offsets) < 1:
+            continue  # A window of one token has one offset, 0, in any unit.
+        largest = table.double().flatten(0, 2).amax(0).tolist()
+        units = [8 * d / (8**t - 1) for d, t in zip(offsets, largest, strict=True) if 0 < t < 10]
+        if len(units) < 2:
+            raise CheckpointError(f'{key} holds no coordinates: its largest are {largest}')
+        windows[int(match[1])] = (round(units[0]) + 1, round(units[1]) + 1)
+    return windows
+
+
+def windows_of_metadata(metadata: Mapping | None, prefix: str) -> Windows:
+    """The windows that a file of ours notes for the model under a prefix.
+
+    Raises:
+        CheckpointError: If what is noted is no windows.
+    """
+    for module in (prefix.rstrip('.'), ''):
+        noted = (metadata or {}).get(module, {})
+        noted = noted.get(METADATA_KEY) if isinstance(noted, Mapping) else None
+        if noted is not None:
+            return read_windows(noted)
+    return {}
+
+
+def read_windows(noted: object) -> Windows:
+    """Windows as they are noted in metadata, one (height, width) a stage.
+
+    Raises:
+        CheckpointError: If they are something else.
+    """
+    fits = isinstance(noted, (list, tuple)) and 0 < len(noted) <= NUM_STAGES and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2
+        and all(isinstance(side, int) and side > 0 for side in pair) for pair in noted)
+    if not fits:
+        raise CheckpointError(f'its metadata has {METADATA_KEY}={noted!r}, not a (height, width) '
+                              'a stage')
+    return {i: tuple(pair) for i, pair in enumerate(noted)}
+
+
+def windows_beside(path: Path, source: str) -> tuple[Windows, str]:
+    """The windows that the config.json of a hub tells, or else the name of a known release.
+
+    Args:
+        path: The file; transformers and timm keep a config.json beside theirs.
+        source: Where it came from: a path, a URL or a hub's address.
+
+    Returns:
+        The windows, and what tells them; none, and '', if nothing does.
+
+    Raises:
+        CheckpointError: If there is a config.json that cannot be read.
+    """
+    config = path.parent / 'config.json'
+    windows = _windows_of_config(config) if config.is_file() else {}
+    if windows:
+        return windows, config.name
+    release = find_release(source) or find_release(path.name)
+    return (dict(enumerate(release.windows)), 'its name') if release else ({}, '')
+
+
+def _windows_of_config(path: Path) -> Windows:
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f'{path}, which lies beside it, cannot be read ({error})') from error
+    if not isinstance(config, dict):
+        return {}
+    if config.get('model_type') == 'swinv2':
+        return _windows_of_hf(config, path)
+    # timm notes the name of the architecture, and in model_args what was built differently.
+    if 'architecture' in config and not config.get('model_args'):
+        tag = config.get('pretrained_cfg', {}).get('tag', '')
+        release = find_release(f'hf://timm/{config["architecture"]}.{tag}')
+        return dict(enumerate(release.windows)) if release else {}
+    return {}
+
+
+def _windows_of_hf(config: dict, path: Path) -> Windows:
+    """transformers: 0 stands for the window itself, shrunk to the map at the model's image size."""
+    try:
+        trained = config.get('pretrained_window_sizes', [0] * NUM_STAGES)
+        size, patch = (_pair(config.get(key, default)) for key, default in (
+            ('image_size', 224), ('patch_size', 4)))
+        window = _pair(config.get('window_size', 7))
+        return {i: _pair(trained[i]) if trained[i] else tuple(
+            min(w, s // (p * 2**i)) for w, s, p in zip(window, size, patch, strict=True))
+            for i in range(NUM_STAGES)}
+    except (TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f'{path}, which lies beside it, tells no windows '
+                              f'({error})') from error
+
+
+def _pair(value: int | list) -> Pair:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)

@@ -1,0 +1,134 @@
+"""Convert SwinV2 weights between the formats of the libraries that have it."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.arguments import parse_windows
+from swinv2_backbone.checkpoint import Converted, arch_of
+from swinv2_backbone.checkpoint_files import require_safetensors, write_checkpoint
+from swinv2_backbone.export import (
+    export_buffers,
+    export_state,
+    geometry_buffers,
+    hf_config,
+    mlp_ratio_of,
+)
+from swinv2_backbone.key_maps import FORMATS, HF, Format
+from swinv2_backbone.pretrained import load_checkpoint, load_converted
+from tools import cli
+from tools.config_checks import UserError
+
+
+def parse_args():
+    parser = cli.OneLineParser(description=__doc__, epilog='A source without classifier (a '
+                               'backbone of ours, a headless model) becomes a backbone there.')
+    parser.add_argument('src', help='a path, a URL, hf://owner/name[/file] or swinv2://NAME, in '
+                        'any of the formats')
+    parser.add_argument('dst', type=Path, help='the file to write; for hf a folder, with config')
+    parser.add_argument('--to', required=True, choices=list(FORMATS), help='the format to write')
+    parser.add_argument('--safetensors', action='store_true',
+                        help="write safetensors instead of torch's format")
+    parser.add_argument('--prefix', help='use only keys of SRC that start with it')
+    parser.add_argument('--drop', nargs='+', default=[], metavar='MODULE', help='leave out these '
+                        'modules of ours, such as norm0 norm1 norm2, for formats that have none')
+    parser.add_argument('--pretrained-window-sizes', nargs='+', type=cli.positive, metavar='W',
+                        help='windows that the position bias was trained with, one or four, where '
+                        'SRC does not tell')
+    parser.add_argument('--window-size', type=cli.positive, help='window that the result runs '
+                        'with (default: the pretrained one); formats that keep geometry need it')
+    parser.add_argument('--img-size', type=cli.positive, help='side in pixels of the pictures '
+                        'that it runs on (default: 32 times the pretrained window of stage 4)')
+    parser.add_argument('--force', action='store_true', help='overwrite DST')
+    return parser.parse_args()
+
+
+def check_model(converted: Converted, src: str, windows: int | list[int] | str | None) -> list:
+    """Hold the weights against the backbone that they are of.
+
+    Returns:
+        The pretrained window of each stage.
+    """
+    convolution = converted.state.get('patch_embed.proj.weight')
+    arch = arch_of(converted.state)
+    if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
+        raise UserError(f'{src}: has no whole patch embedding ({converted.format} format)')
+    model = SwinTransformerV2(
+        arch=arch, in_channels=convolution.shape[1], patch_size=convolution.shape[-1],
+        mlp_ratio=mlp_ratio_of(converted.state), pretrained_window_sizes=windows)
+    load_converted(model, converted, src)
+    return [stage.pretrained_window for stage in model.layers]
+
+
+def pretrained_windows(args, converted: Converted, fmt: Format) -> int | list[int] | str | None:
+    """What to build the backbone with: as asked for, as SRC tells, or None where no one need know.
+    """
+    given = args.pretrained_window_sizes
+    if given:
+        windows = given[0] if len(given) == 1 else given
+        parse_windows('--pretrained-window-sizes', windows)
+        return windows
+    if converted.windows:
+        return 'auto'
+    if fmt.buffers or fmt is HF:
+        raise UserError(f'{args.src} does not tell the windows that its position bias was trained '
+                        f'with, and the {fmt.name} format notes them: give '
+                        '--pretrained-window-sizes')
+    return None
+
+
+def destination(args, fmt: Format) -> Path:
+    """The file to write, and whether that is allowed."""
+    file = args.dst
+    if fmt is HF:
+        file = args.dst / ('model.safetensors' if args.safetensors else 'pytorch_model.bin')
+        if args.dst.is_file():
+            raise UserError(f"{args.dst} is a file; for hf, DST is a folder")
+    elif args.dst.is_dir():
+        raise UserError(f'{args.dst} is a folder; for {fmt.name}, DST is a file')
+    if args.safetensors:
+        require_safetensors(file)
+    for existing in [file, *([args.dst / 'config.json'] if fmt is HF else [])]:
+        if existing.exists() and not args.force:
+            raise UserError(f'{existing} exists; --force overwrites it')
+    return file
+
+
+def convert(args) -> None:
+    """Read, check, rename, write, and say so."""
+    fmt = FORMATS[args.to]
+    file = destination(args, fmt)
+    converted = load_checkpoint(args.src, args.prefix)
+    setting = pretrained_windows(args, converted, fmt)
+    trained = check_model(converted, args.src, setting)
+    dropped = {key for key in converted.state if key.split('.')[0] in args.drop}
+    if absent := set(args.drop) - {key.split('.')[0] for key in dropped}:
+        raise UserError(f'--drop: the source has no {", ".join(sorted(absent))}')
+    state = {key: value for key, value in converted.state.items() if key not in dropped}
+    theirs = export_state(state, converted.head, fmt)
+    window = args.window_size or trained[0][0]
+    image_size = args.img_size or 32 * trained[-1][0]
+    if fmt.buffers:
+        side = image_size // state['patch_embed.proj.weight'].shape[-1]
+        buffers = export_buffers(geometry_buffers(arch_of(state)['depths'], trained,
+                                                  (window, window), (side, side)), fmt)
+        prefix = fmt.prefix if converted.head else ''
+        theirs |= {prefix + key: value for key, value in buffers.items()}
+    write_checkpoint(theirs, file, None if args.safetensors else fmt.wrapper,
+                     None if setting is None else trained, args.safetensors)
+    if fmt is HF:
+        config = hf_config(state, converted.head, trained, window, image_size)
+        (args.dst / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    print(f'{args.src} ({converted.format}) -> {file} ({fmt.name}): {len(theirs)} tensors'
+          + (f'; left out: {", ".join(sorted(dropped))}' if dropped else ''))
+
+
+def main():
+    convert(parse_args())
+
+
+if __name__ == '__main__':
+    cli.run(main)
