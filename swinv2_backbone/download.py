@@ -91,25 +91,30 @@ def _fetch_from_hub(address: str) -> Path:
     if find_spec('huggingface_hub') is None:
         raise ImportError(f'checkpoint {address}: huggingface_hub is not installed: run '
                           '`pip install huggingface_hub safetensors`')
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
     owner, _, rest = address.removeprefix(HUB_SCHEME).partition('/')
     repository, _, file = rest.partition('/')
     name, _, revision = repository.partition('@')
-    where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
     if not owner or not name:
         raise ValueError(f"init_cfg: checkpoint: got '{address}', allowed: {ALLOWED}")
-    with contextlib.suppress(EntryNotFoundError, OSError):
-        hf_hub_download(filename=_folder(file) + 'config.json', **where)
-    reasons = []
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
+    reasons, reachable = [], True
     for candidate in [file] if file else _HUB_FILES:
         try:
-            return Path(hf_hub_download(filename=candidate, **where))
+            path = hf_hub_download(filename=candidate, local_files_only=not reachable, **where)
         except (EntryNotFoundError, HFValidationError, OSError) as error:
-            reasons.append(f'{candidate}: {str(error).strip().splitlines()[0]}')
+            # Neither there nor in the cache: no use in waiting for the hub again.
+            reachable = reachable and not isinstance(error, LocalEntryNotFoundError)
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reasons.append(f'{candidate}: {" ".join(lines[:2])}')
+            continue
+        with contextlib.suppress(EntryNotFoundError, OSError):
+            hf_hub_download(filename=candidate[:candidate.rfind('/') + 1] + 'config.json', **where)
+        return Path(path)
     raise ConnectionError(f'checkpoint {address}: could not be fetched from the hub '
                           f'({"; ".join(reasons)})')
-
-
-def _folder(file: str) -> str:
-    return file[:file.rfind('/') + 1]

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from swinv2_backbone.releases import resolve
+
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('[!_]*/*.py'))
-URL = ('https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
-       'swinv2_tiny_patch4_window8_256.pth')
+CHECKPOINT = 'swinv2://swinv2_tiny_patch4_window8_256'
 
 
 def load(name):
@@ -40,13 +41,15 @@ def test_builds_with_our_backbone(name):
 @pytest.mark.parametrize('name', ALL)
 def test_only_the_real_configs_download(name):
     text = load(name).pretty_text
-    assert (URL in text) == name.endswith(('_ade20k.py', '_coco.py'))
+    assert (CHECKPOINT in text) == name.endswith(('_ade20k.py', '_coco.py'))
 
 
-def test_every_url_stands_once():
+def test_checkpoints_are_named_once_and_by_release():
     texts = [path.read_text() for path in CONFIGS.rglob('*.py')]
-    assert sum(text.count('https://') for text in texts) == 1
-    assert sum(text.count(URL) for text in texts) == 1
+    assert sum('://' in line for text in texts for line in text.splitlines()
+               if not line.startswith('#')) == 1
+    assert sum(text.count(CHECKPOINT) for text in texts) == 1
+    assert resolve(CHECKPOINT).startswith('https://')
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -106,5 +109,5 @@ def test_readme_snippet_works_when_pasted(tmp_path, toolbox, base):
     path = tmp_path / 'config.py'
     path.write_text(f"_base_ = '{Path(module.__file__).parent / '.mim' / base}'\n{snippet}")
     cfg = Config.fromfile(path)
-    assert cfg.model.backbone.init_cfg.checkpoint == URL
+    assert cfg.model.backbone.init_cfg.checkpoint == CHECKPOINT
     assert build(cfg).backbone.out_channels == (96, 192, 384, 768)

@@ -1,4 +1,5 @@
 # SwinV2-T with window 8, from Microsoft's ImageNet-1K weights (trained at window 8, 256 x 256).
+# `python -m swinv2_backbone` shows what else could stand after swinv2://.
 model = dict(
     backbone=dict(
         type='swinv2_backbone.SwinTransformerV2',
@@ -8,4 +9,4 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window8_256.pth')))
+            checkpoint='swinv2://swinv2_tiny_patch4_window8_256')))
