@@ -12,7 +12,8 @@ CONFIG := configs/$(TASK)/$(NAME).py
 WORK := work_dirs/$(NAME)
 RUN := .venv/bin/python
 
-.PHONY: env demo data/shapes test test-slow lint
+# Goals that are no files, or folders that are always looked into.
+.PHONY: .venv/peers env demo data/shapes test test-slow parity parity-record lint
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
@@ -34,6 +35,21 @@ test: env
 
 test-slow: env
 	@$(RUN) -m pytest -q -m slow
+
+# Against the other implementations, which lie in folders of their own: see tools/bootstrap.py.
+HF := SWINV2_PEERS="transformers timm torchvision" PYTHONPATH=.venv/peers/hf
+MMPRETRAIN := SWINV2_PEERS="mmpretrain" PYTHONPATH=.venv/peers/mmpretrain
+
+.venv/peers: env
+	@$(PYTHON) tools/bootstrap.py peers
+
+parity: .venv/peers
+	@$(HF) $(RUN) -m pytest -q tests/parity
+	@$(MMPRETRAIN) $(RUN) -m pytest -q tests/parity
+
+parity-record: .venv/peers
+	@$(HF):tests $(RUN) -m parity.recorded
+	@$(MMPRETRAIN):tests $(RUN) -m parity.recorded
 
 lint: env
 	@$(RUN) -m ruff check .

@@ -36,6 +36,8 @@ setup(
             'ftfy',  # mmsegmentation imports these two without declaring them
             'regex',
         ],
+        # Checkpoints in safetensors, and hf:// addresses.
+        'hub': ['safetensors', 'huggingface_hub'],
         'dev': ['pytest', 'hypothesis', 'ruff'],
     },
 )

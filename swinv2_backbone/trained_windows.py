@@ -11,7 +11,7 @@ from pathlib import Path
 from .arguments import NUM_STAGES
 from .checkpoint_files import METADATA_KEY
 from .errors import CheckpointError
-from .releases import find_release
+from .releases import RELEASES, find_release
 from .windows import Pair
 
 Windows = dict[int, Pair]
@@ -139,31 +139,42 @@ def _windows_of_config(path: Path) -> Windows:
         raise CheckpointError(f'{path}, which lies beside it, cannot be read ({error})') from error
     if not isinstance(config, dict):
         return {}
-    if config.get('model_type') == 'swinv2':
-        return _windows_of_hf(config, path)
-    # timm notes the name of the architecture, and in model_args what was built differently.
-    if 'architecture' in config and not config.get('model_args'):
-        tag = config.get('pretrained_cfg', {}).get('tag', '')
-        release = find_release(f'hf://timm/{config["architecture"]}.{tag}')
-        return dict(enumerate(release.windows)) if release else {}
-    return {}
-
-
-def _windows_of_hf(config: dict, path: Path) -> Windows:
-    """transformers: 0 stands for the window itself, shrunk to the map at the model's image size."""
     try:
-        trained = config.get('pretrained_window_sizes', [0] * NUM_STAGES)
-        size, patch = (_pair(config.get(key, default)) for key, default in (
-            ('image_size', 224), ('patch_size', 4)))
-        window = _pair(config.get('window_size', 7))
-        return {i: _pair(trained[i]) if trained[i] else tuple(
-            min(w, s // (p * 2**i)) for w, s, p in zip(window, size, patch, strict=True))
-            for i in range(NUM_STAGES)}
-    except (TypeError, ValueError, IndexError) as error:
+        if config.get('model_type') == 'swinv2':
+            return _windows_of_hf(config)
+        return _windows_of_timm(config) if 'architecture' in config else {}
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f'{path}, which lies beside it, tells no windows '
                               f'({error})') from error
 
 
-def _pair(value: int | list) -> Pair:
+def _windows_of_hf(config: dict) -> Windows:
+    """transformers: 0 stands for the window that the model runs with."""
+    trained = config.get('pretrained_window_sizes', [0] * NUM_STAGES)
+    running = _shrunk(config.get('window_size', 7), config.get('image_size', 224),
+                      config.get('patch_size', 4))
+    return {i: _pair(trained[i]) if trained[i] else running[i] for i in range(NUM_STAGES)}
+
+
+def _windows_of_timm(config: dict) -> Windows:
+    """timm: the architecture's name tells, but for what model_args say was built differently."""
+    release = next((release for release in RELEASES.values()
+                    if release.name.startswith(f'timm/{config["architecture"]}.')), None)
+    changed = config.get('model_args') or {}
+    if release is None or 'pretrained_window_sizes' in changed:
+        return {}
+    if 'to' in config['architecture']:  # window12to16: the first is given to the constructor
+        return dict(enumerate(release.windows))
+    return _shrunk(changed.get('window_size', release.windows[0]),
+                   changed.get('img_size', release.image_size), 4)
+
+
+def _shrunk(window: int | Sequence, image_size: int | Sequence, patch: int | Sequence) -> Windows:
+    """The windows of the stages of a model that shrinks them to its maps when it is built."""
+    sides = list(zip(_pair(window), _pair(image_size), _pair(patch), strict=True))
+    return {i: tuple(min(w, s // (p * 2**i)) for w, s, p in sides) for i in range(NUM_STAGES)}
+
+
+def _pair(value: int | Sequence) -> Pair:
     first, second = (value, value) if isinstance(value, int) else value
     return int(first), int(second)

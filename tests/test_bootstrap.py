@@ -151,3 +151,30 @@ def test_make_refuses_in_one_line(arguments, message):
                             capture_output=True, text=True)
     assert result.returncode
     assert message in result.stderr.splitlines()[0]
+
+
+def test_peers_are_installed_whole_and_once(venv, monkeypatch):
+    """Into folders that appear when they are complete, and again when a pin changes."""
+    monkeypatch.setattr(bootstrap, 'PEERS_FOLDER', str(venv / 'peers'))
+    calls = []
+
+    def pip(*args, failure):
+        folder = Path(args[args.index('--target') + 1])
+        folder.mkdir(parents=True)
+        calls.append(args)
+        if len(calls) == 2:
+            raise bootstrap.SetupError('interrupted')
+
+    monkeypatch.setattr(bootstrap, 'pip', pip)
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.set_up_peers()
+    assert (venv / 'peers/hf/installed').exists()
+    assert not (venv / 'peers/mmpretrain').exists()
+    bootstrap.set_up_peers()
+    bootstrap.set_up_peers()
+    assert len(calls) == 3
+    assert {pin for args in calls for pin in args if '==' in pin} == {
+        f'{name}=={bootstrap.pinned(name)}' for names in bootstrap.PEERS.values() for name in names}
+    monkeypatch.setattr(bootstrap, 'pinned', lambda name: '0')
+    bootstrap.set_up_peers()
+    assert len(calls) == 5

@@ -158,6 +158,11 @@ def hf_config(**settings):
     (dict(architecture='swinv2_tiny_window16_256', pretrained_cfg=dict(tag='ms_in1k')), W16),
     (dict(architecture='swinv2_base_window12to24_192to384',
           pretrained_cfg=dict(tag='ms_in22k_ft_in1k')), W12),
+    (dict(architecture='swinv2_base_window12to24_192to384', model_args=dict(img_size=512)), W12),
+    (dict(architecture='swinv2_base_window12_192'), W12),
+    # Fine-tuned at another size: the window of a stage shrinks to its map, or no longer does.
+    (dict(architecture='swinv2_tiny_window16_256', model_args=dict(img_size=[512, 512])), [16] * 4),
+    (dict(architecture='swinv2_tiny_window8_256', model_args=dict(window_size=16)), W16),
 ], ids=str)
 def test_config_json_tells(tmp_path, config, windows):
     save_file(untold(model(windows)), tmp_path / 'model.safetensors')
@@ -169,8 +174,8 @@ def test_config_json_tells(tmp_path, config, windows):
 
 @pytest.mark.parametrize('config', [
     dict(model_type='bert'), [], dict(architecture='swinv2_unheard_of'),
-    dict(architecture='swinv2_tiny_window8_256', pretrained_cfg=dict(tag='ms_in1k'),
-         model_args=dict(img_size=512))], ids=str)
+    dict(architecture='swinv2_tiny_window8_256',
+         model_args=dict(pretrained_window_sizes=[7, 7, 7, 7]))], ids=str)
 def test_config_json_that_does_not_tell(tmp_path, config):
     save_file(untold(model()), tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(config))

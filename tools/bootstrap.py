@@ -30,8 +30,16 @@ CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.
 PYTHON_WANTED = (3, 11)
 # What mmcv's build and everything else stand on, and then everything else.
 BASE = ['setuptools', 'wheel', 'ninja', 'torch']
-STACK = ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'pytest', 'hypothesis',
-         'ruff']
+STACK = ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors',
+         'huggingface_hub', 'pytest', 'hypothesis', 'ruff']
+# The other implementations, for parity tests. Each folder goes before .venv on the path: in there
+# torchvision would disturb mmengine, and mmpretrain cannot be imported beside transformers.
+PEERS_FOLDER = os.path.join(VENV, 'peers')
+PEERS = {
+    'hf': ['transformers', 'tokenizers', 'timm', 'torchvision'],
+    'mmpretrain': ['mmpretrain', 'torchvision', 'einops', 'model-index', 'ordered-set', 'markdown',
+                   'mat4py', 'importlib-metadata', 'zipp'],
+}
 NETWORK_SIGNS = ('NewConnectionError', 'NameResolutionError', 'ConnectTimeout', 'ProxyError',
                  'Temporary failure in name resolution', 'Connection refused', 'SSLError')
 
@@ -295,13 +303,39 @@ def set_up():
     say('.venv is ready')
 
 
-def main():
+def set_up_peers():
+    """Install what the parity tests compare with; whole folders or nothing."""
+    for name, packages in PEERS.items():
+        folder = os.path.join(PEERS_FOLDER, name)
+        pins = [package + '==' + pinned(package) for package in packages]
+        stamp = os.path.join(folder, 'installed')
+        if os.path.exists(stamp):
+            with open(stamp) as file:
+                if file.read() == ' '.join(pins):
+                    continue
+        say('installing, for parity tests: ' + ', '.join(pins))
+        partial = folder + '.partial'
+        for old in (folder, partial):
+            shutil.rmtree(old, ignore_errors=True)
+        # Alone: what else they need is in .venv, and must stay at the versions there.
+        pip('install', '--no-deps', '--target', partial, *pins, failure='could not install ' + name)
+        with open(os.path.join(partial, 'installed'), 'w') as file:
+            file.write(' '.join(pins))
+        os.rename(partial, folder)
+
+
+def main(peers=False):
     try:
+        if is_installed() and not peers:
+            return
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended; run again to go on'))
         if not is_installed():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended; run again to go on'))
             check_machine()
-            take_lock()
+        take_lock()
+        if not is_installed():
             set_up()
+        if peers:
+            set_up_peers()
     except SetupError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
@@ -309,4 +343,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(peers='peers' in sys.argv[1:])

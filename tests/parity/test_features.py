@@ -2,20 +2,37 @@
 
 import pytest
 import torch
+from torch import nn
 
 from swinv2_backbone.arguments import ARCHITECTURES
+from swinv2_backbone.key_maps import FORMATS, translate
 
-from .ours import ours_from, stages_of
-from .peers import NAMES, PEERS, fill, need
+from .ours import measured, ours_from, stages_of
+from .peers import CLASSES, NAMES, PEERS, fill, need
 
 # window, picture, pretrained window
 CASES = {'w8_256': (8, 256, None), 'w16_256': (16, 256, None), 'w16_512': (16, 512, None),
          'w8_to_w16_512': (16, 512, 8)}
+# Where a peer is wrong; elsewhere (off their sizes, all of them) nobody is right to compare with.
 WRONG = {
     ('Torchvision', 'w16_256'): 'torchvision pads the last 8 x 8 map to its window and lets the '
                                 'pads attend',
     ('Torchvision', 'w8_to_w16_512'): 'torchvision measures offsets in units of the current window',
 }
+each_peer = pytest.mark.parametrize('peer', PEERS, ids=NAMES)
+
+
+def pair(peer, folder, arch='tiny', case='w8_256', sharp=False):
+    """Theirs with lively weights, ours loaded from its file, and a picture."""
+    need(peer.module)
+    if reason := WRONG.get((type(peer).__name__, case)):
+        pytest.skip(reason)
+    window, size, pretrained = CASES[case]
+    arch = ARCHITECTURES[arch]
+    theirs = fill(peer.build(arch, window, size, pretrained), sharp)
+    trained = [pretrained or min(window, size // (4 * 2**i)) for i in range(4)]
+    ours = ours_from(peer.save(theirs, folder), arch, window, pretrained_window_sizes=trained)
+    return theirs, ours, torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def last_map(peer, model, x):
@@ -24,27 +41,132 @@ def last_map(peer, model, x):
     return norm and norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('arch', ['tiny', 'base'])
-@pytest.mark.parametrize('peer', PEERS, ids=NAMES)
-def test_maps(tmp_path, peer, arch, case):
-    need(peer.module)
-    reason = WRONG.get((type(peer).__name__, case))
-    if reason:
-        pytest.skip(reason)
-    window, size, pretrained = CASES[case]
-    theirs = fill(peer.build(ARCHITECTURES[arch], window, size, pretrained))
-    trained = [pretrained or min(window, size // (4 * 2**i)) for i in range(4)]
-    ours = ours_from(peer.save(theirs, tmp_path), arch, window, pretrained_window_sizes=trained)
-    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        wanted = list(peer.stages(theirs, x))
-        got, outputs = stages_of(ours, x)
-        wanted_last = last_map(peer, theirs, wanted[-1])
-    if wanted_last is not None:
-        got, wanted = [*got, outputs[-1]], [*wanted, wanted_last]
+def maps_of_both(peer, theirs, ours, x):
+    """The four maps before any norm, and the last one after the final norm, of ours and theirs."""
+    wanted = list(peer.stages(theirs, x))
+    got, outputs = stages_of(ours, x)
+    last = last_map(peer, theirs, wanted[-1])
+    return ([*got, outputs[-1]], [*wanted, last]) if last is not None else (got, wanted)
+
+
+def largest_difference(got, wanted, what):
     difference = max((a - b).abs().max().item() for a, b in zip(got, wanted, strict=True))
-    largest = max(b.abs().max().item() for b in wanted)
-    print(f'\n{type(peer).__name__} {arch} {case}: largest value {largest:.1f}, '
-          f'largest difference {difference:.1e}')
-    assert difference <= 2e-5
+    measured.append(f'{what}: largest value {max(b.abs().max() for b in wanted):.1f}, '
+                    f'largest difference {difference:.1e}')
+    return difference
+
+
+@each_peer
+@pytest.mark.parametrize('arch', ['tiny', 'base'])
+@pytest.mark.parametrize('case', CASES)
+def test_maps(tmp_path, peer, arch, case):
+    theirs, ours, x = pair(peer, tmp_path, arch, case)
+    with torch.inference_mode():
+        got, wanted = maps_of_both(peer, theirs, ours, x)
+    assert largest_difference(got, wanted, f'{type(peer).__name__} {arch} {case}') <= 2e-5
+
+
+@each_peer
+def test_maps_with_sharp_heads_in_all_stages(tmp_path, peer):
+    """In float64, so that it is the definition that is compared, not the rounding.
+
+    What is left is the rounding of their tables of coordinates, which are float32.
+    """
+    theirs, ours, x = pair(peer, tmp_path, sharp=True)
+    with torch.inference_mode():
+        got, wanted = maps_of_both(peer, theirs.double(), ours.double(), x.double())
+    assert largest_difference(got, wanted, f'{type(peer).__name__} sharp, float64') <= 2e-5
+
+
+@each_peer
+@pytest.mark.parametrize('case', ['w8_256', 'w16_256'])
+def test_gradients_of_all_parameters(tmp_path, peer, case):
+    theirs, ours, x = pair(peer, tmp_path, case=case)
+    got, wanted = maps_of_both(peer, theirs, ours, x)
+    weights = [torch.randn(m.shape, generator=torch.Generator().manual_seed(i))
+               for i, m in enumerate(wanted)]
+    for maps in (got, wanted):
+        sum((m * w).mean() for m, w in zip(maps, weights, strict=True)).backward()
+    prefix = FORMATS[peer.format].prefix
+    gradients = {key.removeprefix(prefix): p.grad for key, p in theirs.named_parameters()
+                 if p.grad is not None}
+    # A gradient is re-laid as its parameter is.
+    wanted, unknown = translate(gradients, FORMATS[peer.format], to_ours=True)
+    assert unknown == []
+    got = {key: p.grad for key, p in ours.named_parameters() if p.grad is not None}
+    assert got.keys() == wanted.keys()
+    worst = {key: ((got[key] - g).norm() / g.norm().clamp(min=1e-30)).item()
+             for key, g in wanted.items()}
+    name = max(worst, key=worst.get)
+    measured.append(f'{type(peer).__name__} {case}: gradients of {len(worst)} parameters, largest '
+                    f'relative difference {worst[name]:.1e} ({name})')
+    assert worst[name] <= 1e-4
+
+
+class Scale(nn.Module):
+    """What drop path does to a batch of two: the first is dropped, the second kept and scaled."""
+
+    keep = 0.7
+
+    def forward(self, x):
+        return x * torch.tensor([0.0, 1 / self.keep]).view(2, *[1] * (x.ndim - 1))
+
+
+# What each calls its drop path; mmpretrain is left out: it drops before the norm.
+DROP_PATHS = {'Timm': ('drop_path1', 'drop_path2'), 'HfBackbone': ('drop_path',),
+              'Torchvision': ('stochastic_depth',)}
+
+
+@pytest.mark.parametrize('peer', [p for p in PEERS if type(p).__name__ in DROP_PATHS],
+                         ids=lambda peer: type(peer).__name__)
+def test_drop_path_in_training(tmp_path, peer):
+    """Kept branches scale by 1 / keep after the norm, dropped ones leave nothing."""
+    theirs, ours, x = pair(peer, tmp_path)
+    replaced = 0
+    for module in theirs.modules():
+        for name in DROP_PATHS[type(peer).__name__]:
+            if hasattr(module, name):
+                setattr(module, name, Scale())
+                replaced += 1
+    assert replaced >= 12
+    for stage in ours.layers:
+        for block in stage.blocks:
+            block.drop_path = Scale()
+    with torch.inference_mode():
+        got, wanted = maps_of_both(peer, theirs.train(), ours.train(), torch.cat([x, x]))
+    assert (got[0][0] - got[0][1]).abs().max() > 1
+    assert largest_difference(got, wanted, f'{type(peer).__name__} drop path') <= 2e-5
+
+
+@pytest.mark.parametrize('scope', ['whole', 'backbone alone'])
+def test_logits_in_mmpretrains_classifier(tmp_path, scope):
+    """Theirs, and ours in the same classifier: the whole one converted, or the backbone loaded."""
+    need('mmpretrain')
+    import sys
+
+    from mmpretrain.models import ImageClassifier
+
+    from tools.model_converters import convert_checkpoint
+    peer = next(p for p in PEERS if type(p).__name__ == 'Mmpretrain')
+    theirs = fill(peer.build(ARCHITECTURES['tiny'], 8, 256))
+    path = str(peer.save(theirs, tmp_path))
+    ours = ImageClassifier(
+        backbone=dict(type='swinv2_backbone.SwinTransformerV2', arch='tiny', out_indices=(3,),
+                      drop_path_rate=0.0, init_cfg=dict(type='Pretrained', checkpoint=path)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=768))
+    if scope == 'whole':
+        sys.argv = ['', path, str(tmp_path / 'ours.pth'), '--to', 'swinv2_backbone']
+        convert_checkpoint.main()
+        state = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
+        ours.load_state_dict(state, strict=True)
+    else:
+        ours.backbone.init_weights()
+        ours.head.load_state_dict(theirs.head.state_dict())
+    x = torch.randn(2, 3, 256, 256)
+    with torch.inference_mode():
+        got, wanted = (model.eval()(x, mode='tensor') for model in (ours, theirs))
+        got, wanted = (head.head((features[-1],)) if features[-1].ndim == 2 else features
+                       for head, features in ((ours, got), (theirs, wanted)))
+    assert got.shape == (2, CLASSES)
+    assert largest_difference([got], [wanted], 'logits') <= 2e-5

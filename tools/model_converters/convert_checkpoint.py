@@ -34,10 +34,10 @@ def parse_args():
                         help="write safetensors instead of torch's format")
     parser.add_argument('--prefix', help='use only keys of SRC that start with it')
     parser.add_argument('--drop', nargs='+', default=[], metavar='MODULE', help='leave out these '
-                        'modules of ours, such as norm0 norm1 norm2, for formats that have none')
+                        'modules of ours, such as norm0 norm1 norm2, or head')
     parser.add_argument('--pretrained-window-sizes', nargs='+', type=cli.positive, metavar='W',
-                        help='windows that the position bias was trained with, one or four, where '
-                        'SRC does not tell')
+                        help='windows that the position bias was trained with, where SRC does not '
+                        'tell: one number, a height and a width, or one a stage')
     parser.add_argument('--window-size', type=cli.positive, help='window that the result runs '
                         'with (default: the pretrained one); formats that keep geometry need it')
     parser.add_argument('--img-size', type=cli.positive, help='side in pixels of the pictures '
@@ -64,8 +64,7 @@ def check_model(converted: Converted, src: str, windows: int | list[int] | str |
 
 
 def pretrained_windows(args, converted: Converted, fmt: Format) -> int | list[int] | str | None:
-    """What to build the backbone with: as asked for, as SRC tells, or None where no one need know.
-    """
+    """What to build the backbone with: as asked for, as SRC tells, or None where none is needed."""
     given = args.pretrained_window_sizes
     if given:
         windows = given[0] if len(given) == 1 else given
@@ -97,6 +96,11 @@ def destination(args, fmt: Format) -> Path:
     return file
 
 
+def without(modules: list[str], state: dict) -> dict:
+    """`state` without the parameters of some modules."""
+    return {key: value for key, value in state.items() if key.split('.')[0] not in modules}
+
+
 def convert(args) -> None:
     """Read, check, rename, write, and say so."""
     fmt = FORMATS[args.to]
@@ -104,23 +108,23 @@ def convert(args) -> None:
     converted = load_checkpoint(args.src, args.prefix)
     setting = pretrained_windows(args, converted, fmt)
     trained = check_model(converted, args.src, setting)
-    dropped = {key for key in converted.state if key.split('.')[0] in args.drop}
+    state, head = (without(args.drop, part) for part in (converted.state, converted.head))
+    dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()
     if absent := set(args.drop) - {key.split('.')[0] for key in dropped}:
         raise UserError(f'--drop: the source has no {", ".join(sorted(absent))}')
-    state = {key: value for key, value in converted.state.items() if key not in dropped}
-    theirs = export_state(state, converted.head, fmt)
+    theirs = export_state(state, head, fmt)
     window = args.window_size or trained[0][0]
     image_size = args.img_size or 32 * trained[-1][0]
     if fmt.buffers:
         side = image_size // state['patch_embed.proj.weight'].shape[-1]
         buffers = export_buffers(geometry_buffers(arch_of(state)['depths'], trained,
                                                   (window, window), (side, side)), fmt)
-        prefix = fmt.prefix if converted.head else ''
+        prefix = fmt.prefix if head else ''
         theirs |= {prefix + key: value for key, value in buffers.items()}
     write_checkpoint(theirs, file, None if args.safetensors else fmt.wrapper,
                      None if setting is None else trained, args.safetensors)
     if fmt is HF:
-        config = hf_config(state, converted.head, trained, window, image_size)
+        config = hf_config(state, head, trained, window, image_size)
         (args.dst / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
     print(f'{args.src} ({converted.format}) -> {file} ({fmt.name}): {len(theirs)} tensors'
           + (f'; left out: {", ".join(sorted(dropped))}' if dropped else ''))

@@ -1,0 +1,102 @@
+"""What convert_checkpoint.py writes loads in the other library, strictly, and computes the same."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import SMALL_ARCH
+from safetensors.torch import load_file
+
+from swinv2_backbone import SwinTransformerV2
+from tools.model_converters import convert_checkpoint
+
+from .ours import stages_of
+from .peers import CLASSES, NAMES, PEERS, fill, need
+
+WINDOW, SIZE = 4, 128
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """Writes a lively model of ours in a format, and reads it back."""
+    torch.manual_seed(0)
+    model = fill(SwinTransformerV2(SMALL_ARCH, window_size=WINDOW, drop_path_rate=0.0,
+                                   pretrained_window_sizes=WINDOW))
+
+    def write(name, head, safetensors):
+        kept = 'norm3' if name != 'timm_features' else 'none'
+        state = {key: value for key, value in model.state_dict().items()
+                 if not key.startswith('norm') or key.startswith(kept)}
+        if head:
+            state = {f'backbone.{key}': value for key, value in state.items()}
+            state |= {'head.fc.weight': torch.randn(CLASSES, 128), 'head.fc.bias': torch.randn(10)}
+        torch.save(state, tmp_path / 'ours.pth')
+        there = tmp_path / ('there' if name == 'hf' else 'there.bin')
+        monkeypatch.setattr(sys, 'argv', [
+            '', str(tmp_path / 'ours.pth'), str(there), '--to', name, '--img-size', str(SIZE),
+            '--pretrained-window-sizes', str(WINDOW), *['--safetensors'] * safetensors])
+        convert_checkpoint.main()
+        return model, there
+    return write
+
+
+@pytest.mark.parametrize('safetensors', [False, True], ids=['torch', 'safetensors'])
+@pytest.mark.parametrize('peer', PEERS, ids=NAMES)
+def test_loads_strictly_and_computes_the_same(convert, peer, safetensors):
+    need(peer.module)
+    name = type(peer).__name__
+    head = name not in ('TimmFeatures', 'HfModel', 'HfBackbone')
+    ours, there = convert(peer.format, head, safetensors)
+    if peer.module == 'transformers':
+        import transformers
+        theirs, info = getattr(transformers, peer.class_name).from_pretrained(
+            there, output_loading_info=True, local_files_only=True)
+        # A backbone has no final norm; every other key is taken and none is missing.
+        spare = {'layernorm.weight', 'layernorm.bias'} if name == 'HfBackbone' else set()
+        assert set(info['unexpected_keys']) == spare
+        assert not info['missing_keys']
+        assert not info['mismatched_keys']
+        assert json.loads((there / 'config.json').read_text())['pretrained_window_sizes'] == [4] * 4
+    else:
+        theirs = peer.build(SMALL_ARCH, WINDOW, SIZE)
+        state = load_file(there) if safetensors else torch.load(there, weights_only=True)
+        state = state.get('state_dict', state)
+        shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+        assert {key: value.shape for key, value in state.items()} == shapes
+        if name == 'Mmpretrain':
+            load_as_far_as_mmpretrain_does(theirs, state)
+        else:
+            theirs.load_state_dict(state, strict=True)
+    x = torch.randn(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        got, wanted = stages_of(ours, x)[0], peer.stages(theirs.eval(), x)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+def load_as_far_as_mmpretrain_does(theirs, state):
+    """mmpretrain's own hook deletes the geometry before it loads, so strict=True fails on any file.
+
+    Even on the model's own state dict; what is missing then is that geometry and nothing else.
+    """
+    with pytest.raises(RuntimeError, match='Missing key'):
+        theirs.load_state_dict(theirs.state_dict(), strict=True)
+    result = theirs.load_state_dict(state, strict=False)
+    assert result.unexpected_keys == []
+    assert all(key.endswith(('relative_coords_table', 'relative_position_index'))
+               for key in result.missing_keys)
+
+
+def test_what_timm_uploads_is_understood(tmp_path):
+    """timm's own upload format: safetensors with a config.json."""
+    timm = need('timm')
+    from timm.models.hub import save_for_hf
+
+    from swinv2_backbone.pretrained import load_checkpoint
+    model = timm.create_model('swinv2_tiny_window16_256.ms_in1k', num_classes=CLASSES)
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    converted = load_checkpoint(str(tmp_path / 'model.safetensors'))
+    assert converted.format == 'timm'
+    assert converted.told_by == 'config.json'
+    assert converted.windows == {i: (w, w) for i, w in enumerate((16, 16, 16, 8))}
