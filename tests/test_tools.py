@@ -18,6 +18,7 @@ from mmengine.registry import MODELS as REGISTRY
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
 
+from swinv2_backbone.pretrained import load_checkpoint
 from tools import cli, test, train
 from tools.analysis_tools import side_by_side
 from tools.analysis_tools.majority_baseline import majority_baseline
@@ -125,6 +126,9 @@ def test_train_kill_resume_test_draw(workshop, task):
     key = 'mIoU' if task == 'segmentation' else 'coco/bbox_mAP'
     assert with_tta['model'][key] >= 0
     assert with_tta['most frequent class'] == results['most frequent class']
+    loaded = load_checkpoint(str(checkpoint))  # as a later config's init_cfg would
+    assert (loaded.format, loaded.prefix) == ('swinv2_backbone', 'backbone.')
+    assert loaded.windows == dict.fromkeys(range(4), (8, 8))
     picture = work_dir / 'side_by_side.png'
     assert str(picture) in succeed('analysis_tools/side_by_side.py', config, checkpoint, '--out',
                                    picture, '--num', 2, '--side', 100)

@@ -26,7 +26,7 @@ def save(recorded, folder):
     return path
 
 
-@pytest.mark.parametrize(('name', 'peer'), zip(NAMES, PEERS, strict=True), ids=NAMES)
+@pytest.mark.parametrize(('name', 'peer'), list(zip(NAMES, PEERS, strict=True)), ids=NAMES)
 def test_the_record_is_what_the_library_says_today(tmp_path, name, peer):
     recorded, live = load(name), record(peer, tmp_path)
     assert live['shapes'] == recorded['shapes']
@@ -34,7 +34,7 @@ def test_the_record_is_what_the_library_says_today(tmp_path, name, peer):
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(('name', 'peer'), zip(NAMES, PEERS, strict=True), ids=NAMES)
+@pytest.mark.parametrize(('name', 'peer'), list(zip(NAMES, PEERS, strict=True)), ids=NAMES)
 def test_loads_and_gives_the_recorded_features(tmp_path, name, peer):
     recorded = load(name)
     path = save(recorded, tmp_path)
