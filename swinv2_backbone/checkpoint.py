@@ -3,7 +3,8 @@
 Dict in, dict out; nothing here knows the model. The names themselves stand in :mod:`.key_maps`.
 """
 
-from collections import Counter
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,14 @@ from .arguments import ARCHITECTURES, NUM_STAGES
 from .checkpoint_files import METADATA_KEY
 from .errors import CheckpointError
 from .key_maps import FORMATS, GEOMETRY_BUFFERS, Format, StateDict, translate
-from .trained_windows import windows_of_metadata, windows_of_tables
+from .trained_windows import running_window, windows_of_metadata, windows_of_tables
 from .windows import Pair
 
 _WRAPPERS = ('model', 'state_dict')
+# What the formats call the network of the position bias.
+_NETWORKS = ('cpb_mlp', 'rpe_mlp', 'continuous_position_bias_mlp')
+# What torch.compile, activation checkpointing and FSDP put into names.
+_MARKS = re.compile(r'\b(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.')
 _NAMED_KEYS = 10
 
 
@@ -35,6 +40,8 @@ class Converted:
         windows: For each stage of which the file tells it, the (height, width) in tokens that its
             position bias was trained with.
         told_by: What in the file tells the windows.
+        running: Window of the first stage that the model last ran with, where tables tell it.
+        config: The config.json that belongs to the file, or {}.
     """
 
     format: str
@@ -44,6 +51,17 @@ class Converted:
     dropped: list[str] = field(default_factory=list)
     windows: dict[int, Pair] = field(default_factory=dict)
     told_by: str = ''
+    running: Pair | None = None
+    config: dict = field(default_factory=dict)
+
+    def may_lack(self, norm: str) -> bool:
+        """Whether a file of this format may be without an output norm, ``'norm0'`` to ``'norm3'``.
+
+        A classifier has only the last; some headless models have none.
+        """
+        fmt = FORMATS[self.format]
+        bare = not (fmt.prefix and self.prefix.endswith(fmt.prefix))
+        return norm != 'norm3' or (fmt.bare_lacks_norm and bare)
 
     def in_file(self, key: str) -> str:
         """What the file calls a parameter of the backbone, or would."""
@@ -64,7 +82,7 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
     """
     try:
         state = _unwrap(content)
-        metadata = getattr(state, '_metadata', None)
+        metadata = state._metadata
         if prefix is None:
             return _noted(_convert(state, *_recognise(state)), metadata)
         prefix = prefix if prefix.endswith('.') or not prefix else prefix + '.'
@@ -120,14 +138,34 @@ def name_keys(keys: Mapping | list[str]) -> str:
 
 
 def _unwrap(content: Mapping) -> Mapping:
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    others = [key for key in content if not isinstance(key, str)]
+    """The state dict in what a file holds, its keys without the marks that wrappers of torch leave.
+    """
+    nested = {key: value for key, value in content.items()
+              if isinstance(value, Mapping) and _has_network(value)}
+    wrapper = next((key for key in (*_WRAPPERS, *nested) if key in nested), None)
+    if wrapper not in _WRAPPERS and len(nested) > 1:
+        raise CheckpointError(f'holds several sets of weights: {name_keys(nested)}; write the '
+                              'one that is meant to a file of its own')
+    if wrapper is None:
+        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    state = content if wrapper is None else content[wrapper]
+    others = [key for key in state if not isinstance(key, str)]
     if others:
         raise CheckpointError(f'has keys that are no names: {name_keys(others)}')
-    return content
+    cleaned = OrderedDict((_without_marks(key), value) for key, value in state.items())
+    if len(cleaned) < len(state):
+        raise CheckpointError('has keys that differ in nothing but a wrapper of torch')
+    cleaned._metadata = {_without_marks(f'{key}.').rstrip('.'): value for key, value in
+                         (getattr(state, '_metadata', None) or {}).items()}
+    return cleaned
+
+
+def _has_network(state: Mapping) -> bool:
+    return any(network in str(key) for key in state for network in _NETWORKS)
+
+
+def _without_marks(key: str) -> str:
+    return _MARKS.sub('', key)
 
 
 def _recognise(state: Mapping) -> tuple[Format, str]:
@@ -176,7 +214,7 @@ def _convert(state: Mapping, fmt: Format, prefix: str) -> Converted:
     kept = {key: value for key, value in native.items() if key not in ballast}
     windows = windows_of_tables(native)
     return Converted(fmt.name, prefix, kept, head, dropped, windows,
-                     GEOMETRY_BUFFERS[0] if windows else '')
+                     GEOMETRY_BUFFERS[0] if windows else '', running_window(native))
 
 
 def _head_outside(rest: Mapping, fmt: Format, prefix: str) -> StateDict:
@@ -198,7 +236,8 @@ def _check_tensors(state: Mapping, prefix: str) -> None:
             raise CheckpointError(f'{prefix}{key} is a {kind} tensor, not a dense one')
         if not value.is_floating_point() and not key.endswith(GEOMETRY_BUFFERS):
             raise CheckpointError(f'{prefix}{key} is {value.dtype}, not floating point')
+    # Parameters are float32, or finer where the file is: what overflows there is not finite either.
     broken = [prefix + key for key, value in state.items()
-              if not key.endswith(GEOMETRY_BUFFERS) and not value.isfinite().all()]
+              if not key.endswith(GEOMETRY_BUFFERS) and not value.float().isfinite().all()]
     if broken:
         raise CheckpointError(f'NaN or infinity in {name_keys(broken)}')

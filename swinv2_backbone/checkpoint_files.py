@@ -12,7 +12,6 @@ import os
 import pickle
 import re
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -23,6 +22,8 @@ import torch
 from .errors import CheckpointError
 
 METADATA_KEY = 'pretrained_window_sizes'
+# How torch's safe loader names what it will not look up.
+_NEEDS_CODE = re.compile(r'GLOBAL ([\w.]+)')
 # OpenMMLab and torchvision end file names in the first eight hex digits of the file's sha256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})\.\w+$')
 
@@ -68,10 +69,12 @@ def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's own message goes on to advise the unsafe loader.
+        found = _NEEDS_CODE.search(f'{error} {error.__cause__}')
+        cause = f'it holds {found[1]}, which takes code to unpickle' if found else (
+            'it is not a file written by torch.save, or holds more than tensors and plain data')
         raise CheckpointError(
-            'refused by the safe loader (weights_only=True): it is not a file written by '
-            f'torch.save, or it holds more than tensors and plain data. {_first_line(error)}'
-        ) from error
+            f'refused by the safe loader (weights_only=True): {cause}') from error
     except Exception as error:  # A damaged pickle ends in whatever its bytes happen to spell.
         raise CheckpointError('damaged or cut short, or no checkpoint at all '
                               f'({type(error).__name__}: {_first_line(error)})') from error
@@ -112,17 +115,10 @@ def _first_line(error: Exception) -> str:
 def hash_in_name(name: str) -> str | None:
     """The digits of its sha256 that a file's name ends in, as OpenMMLab's and torchvision's do.
 
-    A date of eight digits is none.
+    Eight decimal digits are none: a date, or the number of a job or an iteration.
     """
     found = _HASH_IN_NAME.search(name)
-    return found[1] if found and not _is_date(found[1]) else None
-
-
-def _is_date(digits: str) -> bool:
-    try:
-        return 1990 <= time.strptime(digits, '%Y%m%d').tm_year < 2100
-    except ValueError:
-        return False
+    return found[1] if found and not found[1].isdecimal() else None
 
 
 def check_hash(path: str | Path, wanted: str | None = None, name: str | None = None) -> None:
@@ -142,7 +138,8 @@ def check_hash(path: str | Path, wanted: str | None = None, name: str | None = N
             digest.update(block)
     if not digest.hexdigest().startswith(wanted.lower()):
         shown = digest.hexdigest()[:max(8, len(wanted))]
-        raise CheckpointError(f'its sha256 is {shown}, but {said}: it is damaged, or another file')
+        raise CheckpointError(f'its sha256 is {shown}, but {said}: it is damaged, or another file '
+                              '(or, if that is no hash, rename it or give sha256=)')
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = Non
         ImportError: If safetensors is asked for and not installed.
         OSError: If it cannot be written.
     """
-    state = OrderedDict((key, value.contiguous()) for key, value in state.items())
+    state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
     with whole_file(Path(path)) as partial:
         if safetensors:
             require_safetensors(path)
@@ -178,12 +175,15 @@ def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = Non
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[str]:
     """A file beside `path` that takes its place when the block ends well."""
+    path = Path(os.path.realpath(path))  # What a link points to, not the link.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.partial')
     os.close(handle)
     try:
         yield partial
-        os.chmod(partial, 0o644)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
         os.replace(partial, path)
     finally:
         if os.path.exists(partial):

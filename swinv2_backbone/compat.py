@@ -43,7 +43,8 @@ def _mmengine_globals() -> list:
     reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     moved = [(function, f'numpy.{core}.multiarray.{function.__name__}')
              for function in (reconstruct, scalar) for core in ('core', '_core')]
-    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')]
+    dtypes = [type(np.dtype(kind)) for kind in (
+        'float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool', 'str')]
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *moved,
             (_getattr_of_history_buffer, 'builtins.getattr')]
 

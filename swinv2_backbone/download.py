@@ -35,7 +35,8 @@ def fetch(checkpoint: str, sha256: str | None = None) -> Path:
         sha256: Hex digits that the hash of a download must begin with.
 
     Raises:
-        ConnectionError: If it cannot be fetched, or is another file than was asked for.
+        ConnectionError: If it cannot be fetched.
+        CheckpointError: If its hash is another than was asked for.
         ImportError: If it lies on the hub and huggingface_hub is not installed.
         ValueError: If it is of no such form.
     """
@@ -50,7 +51,9 @@ def fetch(checkpoint: str, sha256: str | None = None) -> Path:
     try:
         if not path.exists():
             download(address, path, sha256)
-    except (OSError, CheckpointError) as error:  # urllib's errors are among the first
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {checkpoint}: {error}. Nothing was kept') from error
+    except OSError as error:  # urllib's errors are among these
         raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
                               f'it by other means and put it at {path}, or give its path.'
                               ) from error

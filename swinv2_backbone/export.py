@@ -29,13 +29,15 @@ def export_state(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
         raise CheckpointError(f'the {fmt.name} format has no place for {name_keys(unknown)}')
     if not head:
         return theirs
+    if head.keys() != {'head.weight', 'head.bias'}:
+        raise CheckpointError(f'its classifier has {name_keys(head)} alone')
     renamed = {fmt.head.theirs[0].fill((('p', key.rpartition('.')[2]),)): value
                for key, value in head.items()}
     return {fmt.prefix + key: value for key, value in theirs.items()} | renamed
 
 
-def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pair,
-                     map_size: Pair) -> StateDict:
+def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pair, map_size: Pair,
+                     shrinks: bool = True) -> StateDict:
     """What the official model keeps among its weights, under its names.
 
     Args:
@@ -43,6 +45,7 @@ def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pai
         trained: Window in tokens that the position bias of each stage was trained with.
         window: Window in tokens that the model runs with.
         map_size: Height and width in tokens of the first stage's map.
+        shrinks: Whether windows larger than a map shrink to it (torchvision's do not).
 
     Returns:
         ``relative_coords_table (1, 2 Wh - 1, 2 Ww - 1, 2)`` and ``relative_position_index (N, N)``
@@ -60,10 +63,9 @@ def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pai
                 raise CheckpointError(
                     f'windows of {grid.window} tokens do not divide the map of {size} tokens of '
                     f'stage {i}; choose other --window-size or --img-size')
-            block = f'layers.{i}.blocks.{j}'
-            buffers[f'{block}.attn.relative_coords_table'] = relative_coords(
-                grid.window, trained[i])[None]
-            buffers[f'{block}.attn.relative_position_index'] = relative_index(grid.window)
+            block, side = f'layers.{i}.blocks.{j}', grid.window if shrinks else window
+            buffers[f'{block}.attn.relative_coords_table'] = relative_coords(side, trained[i])[None]
+            buffers[f'{block}.attn.relative_position_index'] = relative_index(side)
             visible = grid.visible_keys(torch.device('cpu'))
             if visible is not None:
                 buffers[f'{block}.attn_mask'] = -100.0 * (~visible).float()
@@ -80,7 +82,7 @@ def export_buffers(buffers: Mapping, fmt: Format) -> StateDict:
 
 
 def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: int,
-              image_size: int) -> dict:
+              image_size: int, labels: Mapping | None = None) -> dict:
     """The config.json with which transformers builds the model of these weights.
 
     Args:
@@ -89,7 +91,13 @@ def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: in
         trained: Window in tokens that the position bias of each stage was trained with.
         window: Window in tokens that the model runs with.
         image_size: Side of the picture in pixels.
+        labels: Names of the classes by index; LABEL_0 and so on if not given.
+
+    Raises:
+        CheckpointError: If a window is not square, which transformers has no word for.
     """
+    if any(height != width for height, width in trained):
+        raise CheckpointError(f'the hf format has no place for pretrained windows of {trained}')
     arch = arch_of(state)
     convolution: Tensor = state['patch_embed.proj.weight']
     config = dict(
@@ -97,16 +105,20 @@ def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: in
         model_type='swinv2', image_size=image_size, patch_size=convolution.shape[-1],
         num_channels=convolution.shape[1], embed_dim=arch['embed_dims'],
         depths=list(arch['depths']), num_heads=list(arch['num_heads']), window_size=window,
-        pretrained_window_sizes=[h if h == w else [h, w] for h, w in trained],
+        pretrained_window_sizes=[height for height, _ in trained],
         mlp_ratio=mlp_ratio_of(state), qkv_bias=True, hidden_act='gelu', layer_norm_eps=1e-5)
     if head:
-        labels = [f'LABEL_{i}' for i in range(head['head.weight'].shape[0])]
-        config |= dict(id2label=dict(enumerate(labels)),
-                       label2id={label: i for i, label in enumerate(labels)})
+        count = head['head.weight'].shape[0]
+        if not labels or len(labels) != count:
+            labels = {i: f'LABEL_{i}' for i in range(count)}
+        config |= dict(id2label=labels, label2id={name: int(i) for i, name in labels.items()})
     return config
 
 
 def mlp_ratio_of(state: Mapping) -> float:
-    """Hidden channels of the MLPs over the channels of their stage."""
-    hidden, channels = state['layers.0.blocks.0.mlp.fc1.weight'].shape
-    return hidden / channels
+    """A ratio that gives the MLPs of all stages the hidden channels that they have."""
+    shapes = [value.shape for key, value in state.items() if key.endswith('.mlp.fc1.weight')]
+    # Hidden channels are rounded down: the largest quotient is the closest to what was asked for.
+    ratio = max(hidden / channels for hidden, channels in shapes)
+    exact = all(int(channels * ratio) == hidden for hidden, channels in shapes)
+    return ratio if exact else ratio * (1 + 1e-9)

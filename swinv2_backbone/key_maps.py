@@ -34,10 +34,12 @@ class Template:
         self.text = text
         self._fields = _FIELD.findall(text)
         literals = _FIELD.split(text)[::4]
-        groups = ['(weight|bias)' if name == 'p' else r'(\d+)' for _, name, _ in self._fields]
+        groups = [r'(weight|bias)' if name == 'p' else r'(0|[1-9]\d*)'
+                  for _, name, _ in self._fields]
         pairs = zip(literals, [*groups, ''], strict=True)
         self._regex = re.compile(
-            r'((?:.*\.)?)' + ''.join(re.escape(literal) + group for literal, group in pairs))
+            r'((?:.*\.)?)' + ''.join(re.escape(literal) + group for literal, group in pairs),
+            re.ASCII)
 
     def match(self, key: str) -> tuple[str, tuple] | None:
         """What stands in front of the name in `key`, and the values of its placeholders."""
@@ -140,6 +142,8 @@ class Format:
         buffers: Geometry that its own models save among the weights.
         flat_index: Whether relative_position_index is flat there.
         wrapper: Under which key its files hold the weights.
+        shrinks: Whether its geometry is that of windows which have shrunk to the map.
+        bare_lacks_norm: Whether it has models without prefix that lack the final norm.
     """
 
     name: str
@@ -149,6 +153,8 @@ class Format:
     buffers: frozenset[str] = frozenset()
     flat_index: bool = False
     wrapper: str | None = None
+    shrinks: bool = True
+    bare_lacks_norm: bool = False
 
     def find(self, key: str, to_ours: bool) -> Iterable[tuple[str, Rule, int, tuple]]:
         """The rules that know a key: what precedes the name, rule, part and values."""
@@ -258,7 +264,7 @@ _LAST_NORM = {'norm3.{p}': 'norm.{p}'}
 _TABLE_AND_INDEX = frozenset(GEOMETRY_BUFFERS[:2])
 
 OWN = _format('swinv2_backbone', **_OFFICIAL, norms={'norm{n}.{p}': 'norm{n}.{p}'},
-              prefix='backbone.', head='head.fc.{p}', wrapper='state_dict')
+              prefix='backbone.', head='head.fc.{p}', wrapper='state_dict', bare_lacks_norm=True)
 
 # SimMIM's released files call the CPB network by an older name; Microsoft's utils_simmim.py
 # renames it on loading.
@@ -305,13 +311,14 @@ HF = _format(
            'mlp.fc1.{p}': 'intermediate.dense.{p}',
            'mlp.fc2.{p}': 'output.dense.{p}'},
     merging_path='encoder.layers.{d}.downsample.',
-    norms={'norm3.{p}': 'layernorm.{p}'})
+    norms={'norm3.{p}': 'layernorm.{p}'}, bare_lacks_norm=True)
 
 TIMM = _format('timm', **_TIMM, norms=_LAST_NORM, head='head.fc.{p}')
 
 # features_only=True: each stage is a module of its own, and nothing follows the last.
 TIMM_FEATURES = _format('timm_features', block_path='layers_{i}.blocks.{j}.',
-                        merging_path='layers_{d+1}.downsample.', head='head.fc.{p}')
+                        merging_path='layers_{d+1}.downsample.', head='head.fc.{p}',
+                        bare_lacks_norm=True)
 
 TORCHVISION = _format(
     'torchvision', head='head.{p}',
@@ -319,8 +326,9 @@ TORCHVISION = _format(
     block_path='features.{2i+1}.{j}.',
     block={('attn.q_bias', None, 'attn.v_bias'): 'attn.qkv.bias',
            'mlp.fc1.{p}': 'mlp.0.{p}', 'mlp.fc2.{p}': 'mlp.3.{p}'},
-    merging_path='features.{2d+2}.', norms=_LAST_NORM, buffers=_TABLE_AND_INDEX, flat_index=True)
+    merging_path='features.{2d+2}.', norms=_LAST_NORM, buffers=_TABLE_AND_INDEX, flat_index=True,
+    shrinks=False)
 
 # Where two know a file equally well, the first is taken.
-FORMATS = {fmt.name: fmt for fmt in (OFFICIAL, OWN, MMPRETRAIN, HF, TIMM, TIMM_FEATURES,
+FORMATS = {fmt.name: fmt for fmt in (OWN, OFFICIAL, MMPRETRAIN, HF, TIMM, TIMM_FEATURES,
                                      TORCHVISION)}

@@ -20,7 +20,10 @@ from .download import ALLOWED, fetch, is_remote
 from .errors import CheckpointError
 from .key_maps import GEOMETRY_BUFFERS
 from .releases import resolve
-from .trained_windows import agree, as_setting, windows_beside
+from .trained_windows import agree, as_setting, config_beside, windows_beside
+
+# Their shapes tell in_channels and patch_size, and mlp_ratio.
+_CONVOLUTION, _HIDDEN = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
 
 
 class PretrainedSwinV2:
@@ -79,16 +82,24 @@ def load_checkpoint(checkpoint: str, prefix: str | None = None,
         its name tells.
     """
     path = _fetch_once(checkpoint, sha256)
-    with mmengine_checkpoints_allowed():
-        content = read_checkpoint(path, sha256)
+    try:
+        with mmengine_checkpoints_allowed():
+            content = read_checkpoint(path, sha256)
+    except CheckpointError as error:
+        if not is_remote(checkpoint):
+            raise
+        raise CheckpointError(f'{error}. It came from {checkpoint}; delete it to fetch it anew'
+                              ) from error
     converted = convert_checkpoint(content, checkpoint, prefix)
-    if not converted.windows:
-        try:
-            windows, told_by = windows_beside(path, resolve(checkpoint))
-        except CheckpointError as error:
-            raise CheckpointError(f'checkpoint {checkpoint}: {error}') from error
-        converted = replace(converted, windows=windows, told_by=told_by)
-    return converted
+    try:
+        about = converted.format, arch_of(converted.state)
+        converted = replace(converted, config=config_beside(path, *about))
+        if converted.windows:
+            return converted
+        windows, told_by = windows_beside(path, resolve(checkpoint), *about, converted.config)
+        return replace(converted, windows=windows, told_by=told_by)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {checkpoint}: {error}') from error
 
 
 def _fetch_once(checkpoint: str, sha256: str | None) -> Path:
@@ -115,16 +126,16 @@ def load_converted(module: nn.Module, converted: Converted, source: str) -> None
         source: Where they came from, for messages.
 
     Raises:
-        CheckpointError: If a parameter other than an output norm is missing, a key belongs
-            nowhere, shapes differ, or the file was trained with other windows than
-            ``pretrained_window_sizes`` says. The module is then unchanged.
+        CheckpointError: If a parameter is missing (but for output norms that a file of its format
+            may lack), a key belongs nowhere, shapes differ, or the file was trained with other
+            windows than ``pretrained_window_sizes`` says. The module is then unchanged.
     """
     own = module.state_dict()
     left_out = [key for key in converted.state if key not in own and module.leaves_out(key)]
     state = {key: value for key, value in converted.state.items() if key not in left_out}
     new = [key for key in own if key not in state]
     of_format = f'checkpoint {source} ({converted.format} format)'
-    missing = [key for key in new if not module.is_output_norm(key)]
+    missing = [key for key in new if not _may_be_new(key, module, converted)]
     if missing:
         raise CheckpointError(f'{of_format}: the backbone has parameters that the file lacks: '
                               f'{name_keys(map(converted.in_file, missing))}. '
@@ -153,8 +164,23 @@ def load_converted(module: nn.Module, converted: Converted, source: str) -> None
         f'{as_setting(windows)} ({told_by})', logger='current', level=logging.INFO)
 
 
+def _may_be_new(key: str, module: nn.Module, converted: Converted) -> bool:
+    """Whether the file may lack a parameter: one of an output norm that it lacks altogether."""
+    norm = key.partition('.')[0]
+    return module.is_output_norm(key) and converted.may_lack(norm) and not any(
+        other.startswith(norm + '.') for other in converted.state)
+
+
 def _compare_archs(converted: Converted, own: dict) -> str:
     """The likely cause of keys or shapes that do not fit."""
+    for key, sides, argument in ((_CONVOLUTION, slice(1, 2), 'in_channels'),
+                                 (_CONVOLUTION, slice(2, 4), 'patch_size'),
+                                 (_HIDDEN, slice(0, 2), 'mlp_ratio')):
+        theirs, ours = (tuple(state[key].shape) if key in state else ()
+                        for state in (converted.state, own))
+        if len(theirs) == len(ours) and theirs[sides] != ours[sides] and (
+                key != _HIDDEN or theirs[1] == ours[1]):
+            return f'The file was made with another {argument}.'
     theirs, ours = arch_of(converted.state), arch_of(own)
     stages = [i for i, depth in enumerate(ours['depths']) if depth]
     if theirs.get('embed_dims') == ours['embed_dims'] and all(

@@ -227,7 +227,9 @@ class SwinTransformerV2(BaseModule):
     def _freeze_stages(self) -> None:
         frozen = [self.patch_embed, self.pos_drop] if self.frozen_stages >= 0 else []
         for i in range(min(self.frozen_stages, len(self.layers))):
-            frozen += [self.layers[i]] + [getattr(self, f'norm{i}')] * (i in self.out_indices)
+            frozen.append(self.layers[i])
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
         for module in frozen:
             module.eval().requires_grad_(False)
 

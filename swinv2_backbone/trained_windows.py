@@ -8,13 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .arguments import NUM_STAGES
+from .arguments import ARCHITECTURES, NUM_STAGES, is_int, parse_windows
 from .checkpoint_files import METADATA_KEY
 from .errors import CheckpointError
-from .releases import RELEASES, find_release
+from .releases import RELEASES, Release, find_release
 from .windows import Pair
 
 Windows = dict[int, Pair]
+
+# What transformers lets a config change, and the backbone does not.
+_COMPUTED = dict(hidden_act='gelu', layer_norm_eps=1e-5, qkv_bias=True,
+                 use_absolute_embeddings=False)
 
 
 def agree(said: Sequence[Pair | None], told: Windows, source: str, told_by: str) -> list[Pair]:
@@ -69,8 +73,10 @@ def windows_of_tables(state: Mapping) -> Windows:
         match = re.fullmatch(r'layers\.(\d+)\.blocks\.\d+\.attn\.relative_coords_table', key)
         if match is None or int(match[1]) in windows:
             continue
-        if table.ndim != 4 or table.shape[-1] != 2:
-            raise CheckpointError(f'{key} is {tuple(table.shape)}, not (1, rows, columns, 2)')
+        if (table.ndim != 4 or table.shape[0] != 1 or 0 in table.shape or table.shape[-1] != 2
+                or not table.is_floating_point()):
+            raise CheckpointError(f'{key} is {table.dtype} {tuple(table.shape)}, not floating '
+                                  'point (1, rows, columns, 2)')
         offsets = [(side - 1) / 2 for side in table.shape[1:3]]
         if min(offsets) < 1:
             continue  # A window of one token has one offset, 0, in any unit.
@@ -80,6 +86,12 @@ def windows_of_tables(state: Mapping) -> Windows:
             raise CheckpointError(f'{key} holds no coordinates: its largest are {largest}')
         windows[int(match[1])] = (round(units[0]) + 1, round(units[1]) + 1)
     return windows
+
+
+def running_window(state: Mapping) -> Pair | None:
+    """The window that a model last ran with in its first stage, as its table there tells."""
+    table = state.get('layers.0.blocks.0.attn.relative_coords_table')
+    return table if table is None else tuple((side + 1) // 2 for side in table.shape[1:3])
 
 
 def windows_of_metadata(metadata: Mapping | None, prefix: str) -> Windows:
@@ -92,87 +104,132 @@ def windows_of_metadata(metadata: Mapping | None, prefix: str) -> Windows:
         noted = (metadata or {}).get(module, {})
         noted = noted.get(METADATA_KEY) if isinstance(noted, Mapping) else None
         if noted is not None:
-            return read_windows(noted)
+            try:
+                return read_windows(noted)
+            except CheckpointError as error:
+                raise CheckpointError(f'its metadata has {error}') from None
     return {}
 
 
 def read_windows(noted: object) -> Windows:
-    """Windows as they are noted in metadata, one (height, width) a stage.
+    """Windows as they are noted, one (height, width) a stage.
 
     Raises:
         CheckpointError: If they are something else.
     """
     fits = isinstance(noted, (list, tuple)) and 0 < len(noted) <= NUM_STAGES and all(
         isinstance(pair, (list, tuple)) and len(pair) == 2
-        and all(isinstance(side, int) and side > 0 for side in pair) for pair in noted)
+        and all(is_int(side) and side > 0 for side in pair) for pair in noted)
     if not fits:
-        raise CheckpointError(f'its metadata has {METADATA_KEY}={noted!r}, not a (height, width) '
-                              'a stage')
+        raise CheckpointError(f'{METADATA_KEY}={noted!r} is not a (height, width) a stage')
     return {i: tuple(pair) for i, pair in enumerate(noted)}
 
 
-def windows_beside(path: Path, source: str) -> tuple[Windows, str]:
-    """The windows that the config.json of a hub tells, or else the name of a known release.
+def config_beside(path: Path, fmt: str, arch: Mapping) -> dict:
+    """The config.json that transformers and timm keep beside a file of theirs, or {}.
+
+    One that describes another model, whatever brought it there, is none.
 
     Args:
-        path: The file; transformers and timm keep a config.json beside theirs.
+        path: The file.
+        fmt: Its format.
+        arch: ``embed_dims, depths, num_heads`` of its weights.
+
+    Raises:
+        CheckpointError: If it cannot be read, or describes a SwinV2 that computes something else.
+    """
+    file = path.parent / 'config.json'
+    if not fmt.startswith(('hf', 'timm')) or not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f'{file}, which lies beside it, cannot be read ({error})') from error
+    if not isinstance(config, dict):
+        return {}
+    if fmt != 'hf':
+        release = _timm_release(config)
+        return config if release and _is_of(arch, ARCHITECTURES[release.arch]) else {}
+    told = {ours: config[theirs] for ours, theirs in (
+        ('embed_dims', 'embed_dim'), ('depths', 'depths'), ('num_heads', 'num_heads'))
+        if theirs in config}
+    if config.get('model_type') != 'swinv2' or not _is_of(arch, told):
+        return {}
+    for key, value in _COMPUTED.items():
+        if config.get(key, value) != value:
+            raise CheckpointError(f'{file}, which lies beside it, has {key}={config[key]!r}; the '
+                                  f'backbone computes with {value!r}')
+    return config
+
+
+def windows_beside(path: Path, source: str, fmt: str, arch: Mapping,
+                   config: Mapping) -> tuple[Windows, str]:
+    """The windows that a config.json tells, or else the name of a known release.
+
+    Args:
+        path: The file.
         source: Where it came from: a path, a URL or a hub's address.
+        fmt: Its format.
+        arch: ``embed_dims, depths, num_heads`` of its weights.
+        config: What :func:`config_beside` found.
 
     Returns:
         The windows, and what tells them; none, and '', if nothing does.
 
     Raises:
-        CheckpointError: If there is a config.json that cannot be read.
+        CheckpointError: If the config.json has windows that are none.
     """
-    config = path.parent / 'config.json'
-    windows = _windows_of_config(config) if config.is_file() else {}
-    if windows:
-        return windows, config.name
+    try:
+        windows = _windows_of_hf(config) if fmt == 'hf' else _windows_of_timm(config)
+        if config and windows:
+            return read_windows([windows[i] for i in range(NUM_STAGES)]), 'config.json'
+    except (CheckpointError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path.parent / 'config.json'}, which lies beside it, tells no "
+                              f'windows ({error})') from error
     release = find_release(source) or find_release(path.name)
-    return (dict(enumerate(release.windows)), 'its name') if release else ({}, '')
+    if release and fmt.startswith(release.format) and _is_of(arch, ARCHITECTURES[release.arch]):
+        return dict(enumerate(release.windows)), 'its name'
+    return {}, ''
 
 
-def _windows_of_config(path: Path) -> Windows:
-    try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f'{path}, which lies beside it, cannot be read ({error})') from error
-    if not isinstance(config, dict):
-        return {}
-    try:
-        if config.get('model_type') == 'swinv2':
-            return _windows_of_hf(config)
-        return _windows_of_timm(config) if 'architecture' in config else {}
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(f'{path}, which lies beside it, tells no windows '
-                              f'({error})') from error
+def _is_of(arch: Mapping, told: Mapping) -> bool:
+    return all(arch.get(key) == (tuple(value) if isinstance(value, list) else value)
+               for key, value in told.items())
 
 
-def _windows_of_hf(config: dict) -> Windows:
+def _windows_of_hf(config: Mapping) -> Windows:
     """transformers: 0 stands for the window that the model runs with."""
+    if not config:
+        return {}
     trained = config.get('pretrained_window_sizes', [0] * NUM_STAGES)
-    running = _shrunk(config.get('window_size', 7), config.get('image_size', 224),
-                      config.get('patch_size', 4))
+    running = _shrunk(parse_windows('window_size', config.get('window_size', 7)),
+                      config.get('image_size', 224), config.get('patch_size', 4))
     return {i: _pair(trained[i]) if trained[i] else running[i] for i in range(NUM_STAGES)}
 
 
-def _windows_of_timm(config: dict) -> Windows:
+def _timm_release(config: Mapping) -> Release | None:
+    return next((release for release in RELEASES.values()
+                 if release.name.startswith(f'timm/{config.get("architecture")}.')), None)
+
+
+def _windows_of_timm(config: Mapping) -> Windows:
     """timm: the architecture's name tells, but for what model_args say was built differently."""
-    release = next((release for release in RELEASES.values()
-                    if release.name.startswith(f'timm/{config["architecture"]}.')), None)
-    changed = config.get('model_args') or {}
+    release, changed = _timm_release(config), config.get('model_args') or {}
     if release is None or 'pretrained_window_sizes' in changed:
         return {}
-    if 'to' in config['architecture']:  # window12to16: the first is given to the constructor
+    if re.search(r'window\d+to\d', release.name):  # The first is given to the constructor.
         return dict(enumerate(release.windows))
-    return _shrunk(changed.get('window_size', release.windows[0]),
-                   changed.get('img_size', release.image_size), 4)
+    windows = parse_windows('window_size', changed.get('window_size') or release.windows[0])
+    return _shrunk(windows, changed.get('img_size') or release.image_size,
+                   changed.get('patch_size') or 4)
 
 
-def _shrunk(window: int | Sequence, image_size: int | Sequence, patch: int | Sequence) -> Windows:
+def _shrunk(windows: Sequence[Pair], image_size: int | Sequence,
+            patch: int | Sequence) -> Windows:
     """The windows of the stages of a model that shrinks them to its maps when it is built."""
-    sides = list(zip(_pair(window), _pair(image_size), _pair(patch), strict=True))
-    return {i: tuple(min(w, s // (p * 2**i)) for w, s, p in sides) for i in range(NUM_STAGES)}
+    sides = list(zip(_pair(image_size), _pair(patch), strict=True))
+    return {i: tuple(min(w, s // (p * 2**i)) for w, (s, p) in zip(window, sides, strict=True))
+            for i, window in enumerate(windows)}
 
 
 def _pair(value: int | Sequence) -> Pair:

@@ -1,8 +1,10 @@
 """Broken checkpoints of every kind: the right error, naming file and cause, and nothing changed."""
 
+import argparse
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -84,6 +86,29 @@ def rename(state):
     return f'does not know: {key.replace("weight", "wieght")}'
 
 
+def remove_final_norm(state):
+    """Half of the last norm, or of the first where a headless model has no last."""
+    key = next((key for key in state if key.endswith(('norm3.weight', '.layernorm.weight'))
+                or key in ('norm.weight', 'layernorm.weight')), None)
+    key = key or find(state, 'patch_embed.norm.weight' if 'layers_0' in str(state.keys())
+                      else 'embeddings.norm.weight')
+    del state[key]
+    return f'lacks: .*{key}'
+
+
+def leading_zero(state):
+    key = find(state, 'logit_scale')
+    twin = re.sub(r'\.0\.', '.00.', key, count=1)
+    state[twin] = state[key].clone()
+    return f'does not know: {twin}'
+
+
+def beyond_float32(state):
+    key = fc1(state)
+    state[key] = state[key].to(torch.float64) * 1e200
+    return f'NaN or infinity in {key}'
+
+
 def transpose(state):
     key = fc1(state)
     state[key] = state[key].t().contiguous()
@@ -127,8 +152,8 @@ def a_stage_is_missing(state):
     return r'lacks: .*The file holds a model of .*\(2, 1, 2, 0\)'
 
 
-CHANGES = [remove, rename, transpose, integers, complex_numbers, nan, infinity, one_block_too_many,
-           a_stage_is_missing]
+CHANGES = [remove, remove_final_norm, rename, leading_zero, transpose, integers, complex_numbers,
+           nan, infinity, beyond_float32, one_block_too_many, a_stage_is_missing]
 
 
 @pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
@@ -174,7 +199,7 @@ def nonsense_table(state):
 def both_names_of_the_network(state):
     for key in [key for key in state if 'cpb_mlp' in key]:
         state[key.replace('cpb_mlp', 'rpe_mlp')] = state[key].clone()
-    return 'rpe_mlp|cpb_mlp'
+    return 'twice, once as layers.0.blocks.0.attn.rpe_mlp.0.weight'
 
 
 @pytest.mark.parametrize(('name', 'change'), [
@@ -208,6 +233,15 @@ def with_value(value):
     return state
 
 
+def with_nothing():
+    return {'cpb_mlp': torch.ones(2)}
+
+
+def with_table(table):
+    return with_value(torch.ones(128, 32)) | {
+        'layers.0.blocks.0.attn.relative_coords_table': table}
+
+
 FILES = {
     'an empty file': (b'', 'damaged or cut short'),
     'a text file': (b'404: not found\n', 'safe loader'),
@@ -224,6 +258,17 @@ FILES = {
     'another network': ({'conv1.weight': torch.ones(2)}, 'not a SwinV2 file: .*conv1.weight'),
     'a Swin V1 file': (v1_state(), r'Swin Transformer V1 file \(relative_position_bias_table\)'),
     'two SwinV2 models': (two_models(), "several SwinV2 models; .*'student.', 'teacher.'"),
+    'weights nested twice': ({'model_ema': v1_state(), 'weights': {'module': with_nothing()}},
+                             'not a SwinV2 file'),
+    'several sets of weights': ({'model_ema': with_value(torch.ones(128, 32)),
+                                 'weights': with_value(torch.ones(128, 32))},
+                                'several sets of weights: model_ema, weights; write the one'),
+    'arguments beside the weights': ({'state_dict': {}, 'args': argparse.Namespace(lr=1)},
+                                     'it holds argparse.Namespace, which takes code to unpickle$'),
+    'float8': (with_value(torch.full((128, 32), torch.nan).to(torch.float8_e4m3fn)),
+               'NaN or infinity in layers.1.blocks.0.mlp.fc1.weight'),
+    'a table without rows': (with_table(torch.zeros(1, 0, 15, 2)), 'coords_table is torch.float'),
+    'a table of integers': (with_table(torch.ones(1, 15, 15, 2).long()), 'is torch.int64'),
     'a list for a tensor': (with_value([1.0]), 'fc1.weight is a list, not a tensor'),
     'a sparse tensor': (with_value(torch.ones(128, 32).to_sparse()), 'fc1.weight is a torch.spar'),
     'a meta tensor': (with_value(torch.ones(128, 32, device='meta')), 'fc1.weight is a meta'),
@@ -283,7 +328,15 @@ def test_bad_safetensors_metadata(tmp_path, noted):
 
 @pytest.mark.parametrize(('config', 'message'), [
     ('{', 'cannot be read'), ('{"model_type": "swinv2", "window_size": "8"}', 'tells no windows'),
-    ('{"model_type": "swinv2", "pretrained_window_sizes": [8]}', 'tells no windows')])
+    ('{"model_type": "swinv2", "pretrained_window_sizes": [8]}', 'tells no windows'),
+    ('{"model_type": "swinv2", "window_size": 0}', 'tells no windows'),
+    ('{"model_type": "swinv2", "window_size": 8, "image_size": 8}', 'tells no windows'),
+    ('{"model_type": "swinv2", "window_size": true}', 'tells no windows'),
+    ('{"model_type": "swinv2", "pretrained_window_sizes": [-1, 8, 8, 8]}', 'tells no windows'),
+    ('[' * 100000, 'cannot be read'),
+    ('{"model_type": "swinv2", "hidden_act": "relu"}', "has hidden_act='relu'; the backbone "),
+    ('{"model_type": "swinv2", "layer_norm_eps": 1e-3}', 'has layer_norm_eps=0.001; the'),
+])
 def test_bad_config_beside_it(tmp_path, config, message):
     path = save_state('HfModel', state_of(load('HfModel')), tmp_path)
     (tmp_path / 'config.json').write_text(config)
@@ -291,13 +344,21 @@ def test_bad_config_beside_it(tmp_path, config, message):
 
 
 def test_wrong_hash(tmp_path):
-    path = save_official(enliven(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2-01234567.pth')
+    path = save_official(enliven(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2-0123456f.pth')
     check_refused(path, CheckpointError,
-                  'its sha256 is [0-9a-f]{8}, but its name says 01234567: it is damaged',
+                  'its sha256 is [0-9a-f]{8}, but its name says 0123456f: it is damaged',
                   arch=SMALL_ARCH)
     path = save_official(enliven(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2.pth')
     check_refused(path, CheckpointError, "sha256='89abcdef89' was asked for", arch=SMALL_ARCH,
                   sha256='89abcdef89')
+
+
+@pytest.mark.parametrize('setting', [dict(in_channels=1), dict(patch_size=2), dict(mlp_ratio=2)])
+def test_another_setting_is_named(tmp_path, setting):
+    torch.save(SwinTransformerV2(ARCH, pretrained_window_sizes=4, **setting).state_dict(),
+               tmp_path / 'other.pth')
+    check_refused(tmp_path / 'other.pth', CheckpointError,
+                  f'shapes differ: .* The file was made with another {next(iter(setting))}')
 
 
 @pytest.mark.parametrize(('file', 'backbone'), [('base', 'tiny'), ('tiny', 'small'),

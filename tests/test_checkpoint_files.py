@@ -55,8 +55,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     ('swin_v2_t-b137f0e2.pth', 'b137f0e2'),
     ('swinv2_tiny_patch4_window8_256.pth', None),
     ('run-20240101.pth', None),  # a date
-    ('run-20241350.pth', '20241350'),  # none
-    ('run-19283746.pth', '19283746'),
+    ('job-19283746.pth', None),
     ('model.safetensors', None)])
 def test_hash_in_name(name, digits):
     assert hash_in_name(name) == digits
@@ -70,10 +69,10 @@ def test_right_hashes_pass(tmp_path):
     check_hash(path)
     for wanted in (digest, digest[:8], digest[:20].upper()):
         check_hash(path, wanted)
-    other = tmp_path / 'model-01234567.pth'
+    other = tmp_path / 'model-0123456f.pth'
     other.write_bytes(content)
     check_hash(other, digest)  # What is asked for counts for more than the name.
-    with pytest.raises(CheckpointError, match='its name says 01234567'):
+    with pytest.raises(CheckpointError, match='its name says 0123456f'):
         check_hash(other)
 
 

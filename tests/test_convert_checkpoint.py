@@ -15,6 +15,7 @@ from parity.recorded import ARCH, SIZE, WINDOW, load
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoint_files import read_checkpoint
 from swinv2_backbone.errors import CheckpointError
+from swinv2_backbone.export import mlp_ratio_of
 from swinv2_backbone.key_maps import FORMATS
 from swinv2_backbone.pretrained import load_checkpoint
 from tools.config_checks import UserError
@@ -47,7 +48,8 @@ def source(folder, head=True, windows=WINDOW, norms=('norm3',)):
 
 
 def arguments(name):
-    return ['--pretrained-window-sizes', WINDOW, '--img-size', SIZE, '--to', name]
+    size = ['--img-size', SIZE] if convert_checkpoint.keeps_geometry(FORMATS[name]) else []
+    return ['--pretrained-window-sizes', WINDOW, '--to', name, *size]
 
 
 @pytest.mark.parametrize('safetensors', [False, True], ids=['torch', 'safetensors'])
@@ -110,6 +112,73 @@ def test_transferred_windows_keep_their_unit(tmp_path, monkeypatch):
     assert load_checkpoint(str(tmp_path / 'w8.pth')).windows == dict.fromkeys(range(4), (4, 4))
 
 
+def test_the_running_window_of_the_source_is_kept(tmp_path, monkeypatch):
+    """Trained at 4, last run at 8 on 256 px: so does what is made of it, in every format."""
+    ours, _ = source(tmp_path)
+    run(monkeypatch, ours, tmp_path / 'w8.pth', '--to', 'official', '--pretrained-window-sizes', 4,
+        '--window-size', 8, '--img-size', 256)
+    run(monkeypatch, tmp_path / 'w8.pth', tmp_path / 'hf', '--to', 'hf')
+    config = json.loads((tmp_path / 'hf/config.json').read_text())
+    assert (config['window_size'], config['image_size']) == (8, 256)
+    assert config['pretrained_window_sizes'] == [4] * 4
+    run(monkeypatch, tmp_path / 'hf/pytorch_model.bin', tmp_path / 'back.pth', '--to', 'official')
+    first, second = (read_checkpoint(tmp_path / name)['model'] for name in ('w8.pth', 'back.pth'))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_torchvisions_windows_do_not_shrink(tmp_path, monkeypatch):
+    ours, _ = source(tmp_path, windows=[4, 4, 4, 2])
+    run(monkeypatch, ours, tmp_path / 'tv.pth', '--to', 'torchvision', '--pretrained-window-sizes',
+        4, 4, 4, 2)
+    state = read_checkpoint(tmp_path / 'tv.pth')
+    table = state['features.7.0.attn.relative_coords_table']
+    assert table.shape == (1, 7, 7, 2)  # of 4 tokens, in units of 2
+    assert table.max().item() == pytest.approx(math.log2(1 + 8 * 3) / 3)
+    assert load_checkpoint(str(tmp_path / 'tv.pth')).windows[3] == (2, 2)
+
+
+def test_hf_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    ours, _ = source(tmp_path)
+    run(monkeypatch, ours, tmp_path / 'hf', *arguments('hf'), '--safetensors')
+    with pytest.raises(UserError, match=r'hf/model\.safetensors exists; --force overwrites'):
+        run(monkeypatch, ours, tmp_path / 'hf', *arguments('hf'))
+    run(monkeypatch, ours, tmp_path / 'hf', *arguments('hf'), '--force')
+    assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == [
+        'config.json', 'pytorch_model.bin']
+
+
+def test_labels_are_carried_over(tmp_path, monkeypatch):
+    ours, _ = source(tmp_path)
+    run(monkeypatch, ours, tmp_path / 'a', *arguments('hf'))
+    config = json.loads((tmp_path / 'a/config.json').read_text())
+    config['id2label'] = {str(i): f'kind {i}' for i in range(CLASSES)}
+    (tmp_path / 'a/config.json').write_text(json.dumps(config))
+    run(monkeypatch, tmp_path / 'a/pytorch_model.bin', tmp_path / 'b', '--to', 'hf')
+    assert json.loads((tmp_path / 'b/config.json').read_text())['id2label'] == config['id2label']
+
+
+@pytest.mark.parametrize('ratio', [2.7, 0.9, 4.0, 3.3333])
+def test_mlp_ratios_are_found_again(tmp_path, monkeypatch, ratio):
+    model = SwinTransformerV2(ARCH, mlp_ratio=ratio)
+    assert SwinTransformerV2(ARCH, mlp_ratio=mlp_ratio_of(model.state_dict())).state_dict()[
+        'layers.2.blocks.0.mlp.fc1.bias'].shape == model.layers[2].blocks[0].mlp.fc1.bias.shape
+    torch.save(model.state_dict(), tmp_path / 'ours.pth')
+    run(monkeypatch, tmp_path / 'ours.pth', tmp_path / 'x.pth', '--to', 'timm', '--drop', 'norm0',
+        'norm1', 'norm2')
+
+
+def test_parts_of_a_model_are_refused(tmp_path, monkeypatch):
+    torch.save(SwinTransformerV2(ARCH, out_indices=(0, 1)).state_dict(), tmp_path / 'part.pth')
+    with pytest.raises(UserError, match=r'has not all four stages \(blocks: \(2, 1, 0, 0\)\)'):
+        run(monkeypatch, tmp_path / 'part.pth', tmp_path / 'x.pth', '--to', 'timm')
+    ours, state = source(tmp_path)
+    del state['head.fc.bias']
+    torch.save(state, ours)
+    with pytest.raises(CheckpointError, match=r'its classifier has head\.weight alone'):
+        run(monkeypatch, ours, tmp_path / 'x.pth', *arguments('timm'))
+
+
 def test_hf_config(tmp_path, monkeypatch):
     ours, _ = source(tmp_path, windows=[4, 4, 4, 2])
     run(monkeypatch, ours, tmp_path / 'hf', '--to', 'hf', '--pretrained-window-sizes', 4, 4, 4, 2)
@@ -142,7 +211,12 @@ def test_output_norms_that_have_no_place(tmp_path, monkeypatch):
      ValueError, r'--pretrained-window-sizes: got \[4, 4, 4\], 3 entries, allowed'),
     (['ours.pth', 'x.pth', '--to', 'official', '--pretrained-window-sizes', '4', '--img-size',
       '100'], CheckpointError, r'do not divide .* choose other --window-size or --img-size'),
-    (['ours.pth', 'x.pth', '--to', 'timm', '--drop', 'norm7'], UserError, 'has no norm7'),
+    (['ours.pth', 'x.pth', '--to', 'timm', '--drop', 'norm0'], UserError, 'has no norm0'),
+    (['ours.pth', 'x-0123abcd.pth', '--to', 'timm'], UserError, 'at its end say sha256'),
+    (['ours.pth', 'x.pth', '--to', 'timm', '--img-size', '256'], UserError,
+     'the timm format keeps neither'),
+    (['ours.pth', 'x', '--to', 'hf', '--pretrained-window-sizes', '4', '6'], CheckpointError,
+     r'no place for pretrained windows of \[\(4, 6\)'),
 ])
 def test_mistakes(tmp_path, monkeypatch, arguments, error, message):
     source(tmp_path)

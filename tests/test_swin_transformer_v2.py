@@ -174,6 +174,13 @@ def test_norm_eval_keeps_norms_in_eval_mode():
     assert all(m.training for m in SwinTransformerV2(SMALL_ARCH).modules())
 
 
+def test_frozen_stages_without_output():
+    """RetinaNet's setting: the first stage is frozen and returns nothing."""
+    model = SwinTransformerV2(SMALL_ARCH, out_indices=(1, 2, 3), frozen_stages=1).train()
+    assert not any(p.requires_grad for p in model.layers[0].parameters())
+    assert all(p.requires_grad for p in model.layers[1].parameters())
+
+
 def test_drop_path_rises_from_zero():
     model = SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.7)
     rates = [block.drop_path.drop_prob for stage in model.layers for block in stage.blocks]

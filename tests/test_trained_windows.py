@@ -1,6 +1,7 @@
 """pretrained_window_sizes: what files and what lies beside them tell, and what is made of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,14 @@ from checkpoint_files import official_state, save_official
 from conftest import SMALL_ARCH, enliven
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.arguments import ARCHITECTURES
 from swinv2_backbone.checkpoint_files import write_checkpoint
 from swinv2_backbone.errors import CheckpointError
+from swinv2_backbone.export import export_state
+from swinv2_backbone.key_maps import FORMATS
+from swinv2_backbone.pretrained import load_checkpoint
 from swinv2_backbone.releases import RELEASES
+from swinv2_backbone.trained_windows import windows_beside
 
 save_file = pytest.importorskip('safetensors.torch').save_file
 
@@ -148,52 +154,109 @@ def hf_config(**settings):
                 pretrained_window_sizes=[0, 0, 0, 0], **settings)
 
 
+def save_as(fmt, trained, path):
+    """A backbone of ours as a headless file of another library, which tells no windows itself."""
+    state = {key: value for key, value in trained.state_dict().items()
+             if key.startswith(('patch_embed', 'layers', 'norm3'))}
+    save_file(export_state(state, {}, FORMATS[fmt]), path)
+
+
 @pytest.mark.parametrize(('config', 'windows'), [
     (hf_config(), W8),
     (hf_config() | dict(window_size=16), W16),
     (hf_config() | dict(window_size=12, image_size=192), W12),
     (hf_config() | dict(window_size=16, pretrained_window_sizes=W12), W12),
     (hf_config() | dict(image_size=[128, 256]), [(8, 8), (8, 8), (8, 8), (4, 8)]),
-    (dict(architecture='swinv2_tiny_window8_256', pretrained_cfg=dict(tag='ms_in1k')), W8),
-    (dict(architecture='swinv2_tiny_window16_256', pretrained_cfg=dict(tag='ms_in1k')), W16),
-    (dict(architecture='swinv2_base_window12to24_192to384',
-          pretrained_cfg=dict(tag='ms_in22k_ft_in1k')), W12),
-    (dict(architecture='swinv2_base_window12to24_192to384', model_args=dict(img_size=512)), W12),
-    (dict(architecture='swinv2_base_window12_192'), W12),
-    # Fine-tuned at another size: the window of a stage shrinks to its map, or no longer does.
-    (dict(architecture='swinv2_tiny_window16_256', model_args=dict(img_size=[512, 512])), [16] * 4),
-    (dict(architecture='swinv2_tiny_window8_256', model_args=dict(window_size=16)), W16),
+    (hf_config(embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8]), W8),
 ], ids=str)
-def test_config_json_tells(tmp_path, config, windows):
-    save_file(untold(model(windows)), tmp_path / 'model.safetensors')
+def test_config_json_of_transformers_tells(tmp_path, config, windows):
+    save_as('hf', model(windows), tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(config))
     assert windows_of(load(tmp_path / 'model.safetensors')) == pairs(windows)
     with pytest.raises(CheckpointError, match=r'told by config\.json'):
         load(tmp_path / 'model.safetensors', setting=7)
 
 
+@pytest.fixture(scope='module')
+def timm_tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp('timm') / 'model.safetensors'
+    save_as('timm', SwinTransformerV2('tiny'), path)
+    return path
+
+
+def timm_config(architecture, **changed):
+    return dict(architecture=architecture, pretrained_cfg=dict(tag='x'), model_args=changed)
+
+
+@pytest.mark.parametrize(('config', 'windows'), [
+    (timm_config('swinv2_tiny_window8_256'), W8),
+    (timm_config('swinv2_tiny_window16_256'), W16),
+    (dict(architecture='swinv2_tiny_window16_256'), W16),
+    # Built at another size: the window of a stage shrinks to its map, or no longer does.
+    (timm_config('swinv2_tiny_window16_256', img_size=[512, 512]), [16] * 4),
+    (timm_config('swinv2_tiny_window8_256', window_size=16), W16),
+    (timm_config('swinv2_tiny_window8_256', window_size=None, img_size=None), W8),
+    (timm_config('swinv2_tiny_window8_256', img_size=[512, 512], window_size=[[16, 16]] * 4),
+     [16] * 4),
+    (timm_config('swinv2_tiny_window16_256', patch_size=2), [16] * 4),
+    (timm_config('swinv2_tiny_window8_256', pretrained_window_sizes=[7] * 4), None),
+    (timm_config('swinv2_base_window8_256'), None),  # of another architecture
+    (timm_config('swinv2_unheard_of'), None),
+], ids=str)
+def test_config_json_of_timm_tells(timm_tiny, config, windows):
+    (timm_tiny.parent / 'config.json').write_text(json.dumps(config))
+    told = load_checkpoint(str(timm_tiny)).windows
+    assert told == (dict(enumerate(pairs(windows))) if windows else {})
+
+
+def test_config_json_of_timms_transferred_releases():
+    arch = ARCHITECTURES['base']
+    for config in (timm_config('swinv2_base_window12to24_192to384', img_size=512),
+                   timm_config('swinv2_base_window12_192')):
+        windows, told_by = windows_beside(Path('model.safetensors'), 'x', 'timm', arch, config)
+        assert (list(windows.values()), told_by) == (pairs(W12), 'config.json')
+
+
 @pytest.mark.parametrize('config', [
-    dict(model_type='bert'), [], dict(architecture='swinv2_unheard_of'),
-    dict(architecture='swinv2_tiny_window8_256',
-         model_args=dict(pretrained_window_sizes=[7, 7, 7, 7]))], ids=str)
-def test_config_json_that_does_not_tell(tmp_path, config):
-    save_file(untold(model()), tmp_path / 'model.safetensors')
+    dict(model_type='bert'), [], hf_config(embed_dim=96), hf_config(depths=[2, 2, 6, 2]),
+    timm_config('swinv2_tiny_window8_256')], ids=str)
+def test_config_json_of_another_model_tells_nothing(tmp_path, config):
+    save_as('hf', model(), tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match='does not tell'):
         load(tmp_path / 'model.safetensors')
+    assert windows_of(load(tmp_path / 'model.safetensors', setting=W16)) == pairs(W16)
 
 
-def test_tables_count_for_more_than_what_lies_beside(tmp_path):
-    save_official(model(W16), tmp_path / 'swinv2_tiny_patch4_window8_256.pth')
-    (tmp_path / 'config.json').write_text(json.dumps(hf_config()))
-    assert windows_of(load(tmp_path / 'swinv2_tiny_patch4_window8_256.pth')) == pairs(W16)
+@pytest.mark.parametrize('content', ['{', json.dumps(hf_config())])
+def test_config_json_beside_a_file_that_has_none_is_not_looked_at(tmp_path, content):
+    torch.save(untold(model()), tmp_path / 'best.pth')
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(CheckpointError, match='does not tell'):
+        load(tmp_path / 'best.pth')
+    assert windows_of(load(tmp_path / 'best.pth', setting=W16)) == pairs(W16)
 
 
-@pytest.mark.parametrize('release', [r for r in RELEASES.values() if r.format == 'official'],
-                         ids=lambda release: release.name)
-def test_names_of_known_releases_tell(tmp_path, release):
-    path = tmp_path / f'{release.name}.pth'
-    torch.save(untold(model()), path)
-    assert windows_of(load(path)) == list(release.windows)
-    with pytest.raises(CheckpointError, match='told by its name'):
-        load(path, setting=7)
+def test_tables_count_for_more_than_a_name(tmp_path):
+    trained = SwinTransformerV2('tiny', pretrained_window_sizes=W16)
+    path = save_official(trained, tmp_path / 'swinv2_tiny_patch4_window8_256.pth')
+    assert load_checkpoint(path).windows == dict(enumerate(pairs(W16)))
+
+
+@pytest.mark.parametrize('release', RELEASES.values(), ids=RELEASES)
+def test_names_of_known_releases_tell(release):
+    source = release.url
+    path = Path(source.rpartition('/')[2])
+    for fmt, arch, told in ((release.format, release.arch, True), ('own', release.arch, False),
+                            (release.format, 'tiny' if release.arch != 'tiny' else 'base', False)):
+        windows, told_by = windows_beside(path, source, fmt, ARCHITECTURES[arch], {})
+        assert windows == (dict(enumerate(release.windows)) if told else {})
+        assert told_by == ('its name' if told else '')
+
+
+def test_a_name_that_is_contradicted(tmp_path):
+    path = tmp_path / 'swinv2_tiny_patch4_window16_256.pth'
+    torch.save(untold(SwinTransformerV2('tiny')), path)
+    wrong = SwinTransformerV2('tiny', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(CheckpointError, match=r'told by its name.*=\[16, 16, 16, 8\]'):
+        wrong.init_weights()

@@ -14,17 +14,18 @@ from tools.model_converters import convert_checkpoint
 from .ours import stages_of
 from .peers import CLASSES, NAMES, PEERS, fill, need
 
-WINDOW, SIZE = 4, 128
+WINDOW = 4
+# Windows that a model of this size is trained with: at 64 px the last map is 2 x 2.
+TRAINED = {128: [4, 4, 4, 4], 64: [4, 4, 4, 2]}
 
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch):
     """Writes a lively model of ours in a format, and reads it back."""
     torch.manual_seed(0)
-    model = fill(SwinTransformerV2(SMALL_ARCH, window_size=WINDOW, drop_path_rate=0.0,
-                                   pretrained_window_sizes=WINDOW))
-
-    def write(name, head, safetensors):
+    def write(name, head, safetensors, size):
+        model = fill(SwinTransformerV2(SMALL_ARCH, window_size=WINDOW, drop_path_rate=0.0,
+                                       pretrained_window_sizes=TRAINED[size]))
         kept = 'norm3' if name != 'timm_features' else 'none'
         state = {key: value for key, value in model.state_dict().items()
                  if not key.startswith('norm') or key.startswith(kept)}
@@ -34,20 +35,22 @@ def convert(tmp_path, monkeypatch):
         torch.save(state, tmp_path / 'ours.pth')
         there = tmp_path / ('there' if name == 'hf' else 'there.bin')
         monkeypatch.setattr(sys, 'argv', [
-            '', str(tmp_path / 'ours.pth'), str(there), '--to', name, '--img-size', str(SIZE),
-            '--pretrained-window-sizes', str(WINDOW), *['--safetensors'] * safetensors])
+            '', str(tmp_path / 'ours.pth'), str(there), '--to', name,
+            '--pretrained-window-sizes', *map(str, TRAINED[size]),
+            *['--safetensors'] * safetensors])
         convert_checkpoint.main()
         return model, there
     return write
 
 
 @pytest.mark.parametrize('safetensors', [False, True], ids=['torch', 'safetensors'])
+@pytest.mark.parametrize('size', TRAINED)
 @pytest.mark.parametrize('peer', PEERS, ids=NAMES)
-def test_loads_strictly_and_computes_the_same(convert, peer, safetensors):
+def test_loads_strictly_and_computes_the_same(convert, peer, size, safetensors):
     need(peer.module)
     name = type(peer).__name__
     head = name not in ('TimmFeatures', 'HfModel', 'HfBackbone')
-    ours, there = convert(peer.format, head, safetensors)
+    ours, there = convert(peer.format, head, safetensors, size)
     if peer.module == 'transformers':
         import transformers
         theirs, info = getattr(transformers, peer.class_name).from_pretrained(
@@ -57,9 +60,11 @@ def test_loads_strictly_and_computes_the_same(convert, peer, safetensors):
         assert set(info['unexpected_keys']) == spare
         assert not info['missing_keys']
         assert not info['mismatched_keys']
-        assert json.loads((there / 'config.json').read_text())['pretrained_window_sizes'] == [4] * 4
+        config = json.loads((there / 'config.json').read_text())
+        assert config['pretrained_window_sizes'] == TRAINED[size]
+        assert config['image_size'] == size
     else:
-        theirs = peer.build(SMALL_ARCH, WINDOW, SIZE)
+        theirs = peer.build(SMALL_ARCH, WINDOW, size)
         state = load_file(there) if safetensors else torch.load(there, weights_only=True)
         state = state.get('state_dict', state)
         shapes = {key: value.shape for key, value in theirs.state_dict().items()}
@@ -68,10 +73,12 @@ def test_loads_strictly_and_computes_the_same(convert, peer, safetensors):
             load_as_far_as_mmpretrain_does(theirs, state)
         else:
             theirs.load_state_dict(state, strict=True)
-    x = torch.randn(1, 3, SIZE, SIZE)
+    x = torch.randn(1, 3, size, size)
     with torch.inference_mode():
         got, wanted = stages_of(ours, x)[0], peer.stages(theirs.eval(), x)
-    for a, b in zip(got, wanted, strict=True):
+    # On a map smaller than its window torchvision lets pads attend: the last is compared without.
+    stages = 3 if name == 'Torchvision' and size == 64 else 4
+    for a, b in list(zip(got, wanted, strict=True))[:stages]:
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
 
 

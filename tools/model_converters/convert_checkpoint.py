@@ -7,9 +7,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.arguments import parse_windows
+from swinv2_backbone.arguments import is_int, parse_windows
 from swinv2_backbone.checkpoint import Converted, arch_of
-from swinv2_backbone.checkpoint_files import require_safetensors, write_checkpoint
+from swinv2_backbone.checkpoint_files import (
+    hash_in_name,
+    require_safetensors,
+    whole_file,
+    write_checkpoint,
+)
 from swinv2_backbone.export import (
     export_buffers,
     export_state,
@@ -19,8 +24,12 @@ from swinv2_backbone.export import (
 )
 from swinv2_backbone.key_maps import FORMATS, HF, Format
 from swinv2_backbone.pretrained import load_checkpoint, load_converted
+from swinv2_backbone.releases import find_release
 from tools import cli
 from tools.config_checks import UserError
+
+# What transformers looks for, in its order.
+HF_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 def parse_args():
@@ -33,15 +42,18 @@ def parse_args():
     parser.add_argument('--safetensors', action='store_true',
                         help="write safetensors instead of torch's format")
     parser.add_argument('--prefix', help='use only keys of SRC that start with it')
-    parser.add_argument('--drop', nargs='+', default=[], metavar='MODULE', help='leave out these '
-                        'modules of ours, such as norm0 norm1 norm2, or head')
+    parser.add_argument('--drop', nargs='+', default=[], help='leave these out, for formats '
+                        'that have no place for them',
+                        choices=['norm0', 'norm1', 'norm2', 'norm3', 'head'])
     parser.add_argument('--pretrained-window-sizes', nargs='+', type=cli.positive, metavar='W',
                         help='windows that the position bias was trained with, where SRC does not '
                         'tell: one number, a height and a width, or one a stage')
     parser.add_argument('--window-size', type=cli.positive, help='window that the result runs '
-                        'with (default: the pretrained one); formats that keep geometry need it')
+                        'with, for formats that keep geometry (default: as SRC, where it tells, or '
+                        'the pretrained one)')
     parser.add_argument('--img-size', type=cli.positive, help='side in pixels of the pictures '
-                        'that it runs on (default: 32 times the pretrained window of stage 4)')
+                        'that it runs on (default: as SRC, where it tells, or in proportion to the '
+                        'window)')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     return parser.parse_args()
 
@@ -56,6 +68,9 @@ def check_model(converted: Converted, src: str, windows: int | list[int] | str |
     arch = arch_of(converted.state)
     if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
         raise UserError(f'{src}: has no whole patch embedding ({converted.format} format)')
+    if 0 in arch['depths'] or 0 in arch['num_heads']:
+        raise UserError(f'{src}: has not all four stages (blocks: {arch["depths"]}); a part of '
+                        'the model cannot be converted')
     model = SwinTransformerV2(
         arch=arch, in_channels=convolution.shape[1], patch_size=convolution.shape[-1],
         mlp_ratio=mlp_ratio_of(converted.state), pretrained_window_sizes=windows)
@@ -72,25 +87,49 @@ def pretrained_windows(args, converted: Converted, fmt: Format) -> int | list[in
         return windows
     if converted.windows:
         return 'auto'
-    if fmt.buffers or fmt is HF:
+    if keeps_geometry(fmt):
         raise UserError(f'{args.src} does not tell the windows that its position bias was trained '
                         f'with, and the {fmt.name} format notes them: give '
                         '--pretrained-window-sizes')
     return None
 
 
+def keeps_geometry(fmt: Format) -> bool:
+    """Whether files of a format are for a window and a size of picture."""
+    return bool(fmt.buffers) or fmt is HF
+
+
+def running(args, converted: Converted, trained: list) -> tuple[int, int]:
+    """The window and the size of the picture that the result runs with: as asked for, or as SRC."""
+    window = args.window_size or (converted.running or (None,))[0]
+    window = window or converted.config.get('window_size') or trained[0][0]
+    release = find_release(args.src)
+    size = args.img_size or converted.config.get('image_size') or (
+        release.image_size if release else 32 * trained[-1][0] * window // trained[0][0])
+    if not is_int(window) or not is_int(size):
+        raise UserError(f'{args.src} runs with windows of {window} on pictures of {size}; give one '
+                        '--window-size and one --img-size')
+    return window, size
+
+
 def destination(args, fmt: Format) -> Path:
-    """The file to write, and whether that is allowed."""
+    """The file to write, if that is allowed."""
     file = args.dst
     if fmt is HF:
-        file = args.dst / ('model.safetensors' if args.safetensors else 'pytorch_model.bin')
+        file = args.dst / HF_FILES[0 if args.safetensors else 1]
         if args.dst.is_file():
-            raise UserError(f"{args.dst} is a file; for hf, DST is a folder")
+            raise UserError(f'{args.dst} is a file; for hf, DST is a folder')
     elif args.dst.is_dir():
         raise UserError(f'{args.dst} is a folder; for {fmt.name}, DST is a file')
     if args.safetensors:
         require_safetensors(file)
-    for existing in [file, *([args.dst / 'config.json'] if fmt is HF else [])]:
+    if hash_in_name(file.name):
+        raise UserError(f'{file}: the digits at its end say sha256, and the file that is written '
+                        'will have another; choose another name')
+    if not keeps_geometry(fmt) and (args.window_size or args.img_size):
+        raise UserError(f'--window-size, --img-size: the {fmt.name} format keeps neither')
+    written = [args.dst / name for name in (*HF_FILES, 'config.json')] if fmt is HF else [file]
+    for existing in written:
         if existing.exists() and not args.force:
             raise UserError(f'{existing} exists; --force overwrites it')
     return file
@@ -99,6 +138,15 @@ def destination(args, fmt: Format) -> Path:
 def without(modules: list[str], state: dict) -> dict:
     """`state` without the parameters of some modules."""
     return {key: value for key, value in state.items() if key.split('.')[0] not in modules}
+
+
+def write_hf_config(config: dict, file: Path) -> None:
+    """Write config.json, and remove weights in the other container, which would be loaded first."""
+    with whole_file(file.parent / 'config.json') as partial:
+        Path(partial).write_text(json.dumps(config, indent=2) + '\n')
+    for name in HF_FILES:
+        if name != file.name:
+            (file.parent / name).unlink(missing_ok=True)
 
 
 def convert(args) -> None:
@@ -112,21 +160,23 @@ def convert(args) -> None:
     dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()
     if absent := set(args.drop) - {key.split('.')[0] for key in dropped}:
         raise UserError(f'--drop: the source has no {", ".join(sorted(absent))}')
-    theirs = export_state(state, head, fmt)
-    window = args.window_size or trained[0][0]
-    image_size = args.img_size or 32 * trained[-1][0]
+    theirs, geometry, config = export_state(state, head, fmt), '', {}
+    if keeps_geometry(fmt):
+        window, size = running(args, converted, trained)
+        geometry = f'; for windows of {window} on pictures of {size} x {size}'
     if fmt.buffers:
-        side = image_size // state['patch_embed.proj.weight'].shape[-1]
-        buffers = export_buffers(geometry_buffers(arch_of(state)['depths'], trained,
-                                                  (window, window), (side, side)), fmt)
+        side = size // state['patch_embed.proj.weight'].shape[-1]
+        buffers = export_buffers(geometry_buffers(
+            arch_of(state)['depths'], trained, (window, window), (side, side), fmt.shrinks), fmt)
         prefix = fmt.prefix if head else ''
         theirs |= {prefix + key: value for key, value in buffers.items()}
+    if fmt is HF:
+        config = hf_config(state, head, trained, window, size, converted.config.get('id2label'))
     write_checkpoint(theirs, file, None if args.safetensors else fmt.wrapper,
                      None if setting is None else trained, args.safetensors)
-    if fmt is HF:
-        config = hf_config(state, head, trained, window, image_size)
-        (args.dst / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-    print(f'{args.src} ({converted.format}) -> {file} ({fmt.name}): {len(theirs)} tensors'
+    if config:
+        write_hf_config(config, file)
+    print(f'{args.src} ({converted.format}) -> {file} ({fmt.name}): {len(theirs)} tensors{geometry}'
           + (f'; left out: {", ".join(sorted(dropped))}' if dropped else ''))
 
 
