@@ -250,7 +250,7 @@ def test_unusual_wrappers(tmp_path, wrapper):
 
 
 def test_the_averaged_weights_beside_the_weights_are_left(tmp_path):
-    """timm's training checkpoints: state_dict is what its own loader takes unless told otherwise."""
+    """timm trains with both; its own loader takes state_dict unless told otherwise."""
     original, averaged = source(), enliven(SwinTransformerV2(SMALL_ARCH), seed=5)
     torch.save({'state_dict': official_state(original), 'model': {'arch': 'a name'},
                 'state_dict_ema': official_state(averaged)}, tmp_path / 'x.pth')
