@@ -46,6 +46,13 @@ class Release:
     top5: float | None
     source: str
 
+    @property
+    def running_window(self) -> int:
+        """The window that it was last trained at: 16 at 256 px for a bias of window 12 at 192 px."""
+        trained, last = self.windows[0][0], self.windows[-1][0]
+        return trained * self.image_size // (32 * last)
+
+
 # Each row: name, arch, image size, windows, megabytes, top-1, top-5.
 _OFFICIAL = (
     ('swinv2_tiny_patch4_window8_256', 'tiny', 256, _W8, None, 81.8, 95.9),

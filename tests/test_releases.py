@@ -32,6 +32,9 @@ def test_a_row_agrees_with_itself(release):
         assert [w for w, _ in release.windows] == [trained] * 3 + [last]
     else:
         assert release.format == 'torchvision'
+    ran = re.search(r'window\d+to(\d+)|-w(\d+)_in21k-pre|window(\d+)|-w(\d+)_', release.name)
+    if ran:
+        assert release.running_window == int(next(filter(None, ran.groups())))
     if release.format in ('mmpretrain', 'torchvision'):
         assert hash_in_name(release.url.rpartition('/')[2])
     assert (release.top1 is None) == (release.top5 is None)

@@ -102,8 +102,9 @@ def keeps_geometry(fmt: Format) -> bool:
 def running(args, converted: Converted, trained: list) -> tuple[int, int]:
     """The window and the size of the picture that the result runs with: as asked for, or as SRC."""
     window = args.window_size or (converted.running or (None,))[0]
-    window = window or converted.config.get('window_size') or trained[0][0]
     release = find_release(args.src)
+    window = window or converted.config.get('window_size') or (
+        release.running_window if release else trained[0][0])
     size = args.img_size or converted.config.get('image_size') or (
         release.image_size if release else 32 * trained[-1][0] * window // trained[0][0])
     if not is_int(window) or not is_int(size):
