@@ -1,5 +1,6 @@
 """tools/model_converters/convert_checkpoint.py: there and back, bit for bit."""
 
+import argparse
 import json
 import math
 import subprocess
@@ -13,6 +14,7 @@ from parity.peers import CLASSES
 from parity.recorded import ARCH, SIZE, WINDOW, load
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoint import Converted
 from swinv2_backbone.checkpoint_files import read_checkpoint
 from swinv2_backbone.errors import CheckpointError
 from swinv2_backbone.export import mlp_ratio_of
@@ -125,6 +127,19 @@ def test_the_running_window_of_the_source_is_kept(tmp_path, monkeypatch):
     first, second = (read_checkpoint(tmp_path / name)['model'] for name in ('w8.pth', 'back.pth'))
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_the_running_window_of_a_known_release_is_kept():
+    """timm's file of 12to16 tells by its name alone that it runs with 16 at 256 px."""
+    args = argparse.Namespace(src='hf://timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k',
+                              window_size=None, img_size=None)
+    converted = Converted('timm', '', {})
+    trained = [(12, 12)] * 3 + [(6, 6)]
+    assert convert_checkpoint.running(args, converted, trained) == (16, 256)
+    args.src = 'best.pth'
+    assert convert_checkpoint.running(args, converted, trained) == (12, 192)
+    args.window_size = 24
+    assert convert_checkpoint.running(args, converted, trained) == (24, 384)
 
 
 def test_torchvisions_windows_do_not_shrink(tmp_path, monkeypatch):
