@@ -48,7 +48,7 @@ class Release:
 
     @property
     def running_window(self) -> int:
-        """The window that it was last trained with; it grew with the picture (12 at 192, 16 at 256)."""
+        """The window that it was last trained with: from 12 at 192 px it went to 16 at 256."""
         trained, last = self.windows[0][0], self.windows[-1][0]
         return trained * self.image_size // (32 * last)
 
