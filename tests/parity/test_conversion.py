@@ -6,13 +6,14 @@ import sys
 import pytest
 import torch
 from conftest import SMALL_ARCH
-from safetensors.torch import load_file
 
 from swinv2_backbone import SwinTransformerV2
 from tools.model_converters import convert_checkpoint
 
 from .ours import stages_of
 from .peers import CLASSES, NAMES, PEERS, fill, need
+
+load_file = pytest.importorskip('safetensors.torch').load_file
 
 WINDOW = 4
 # Windows that a model of this size is trained with: at 64 px the last map is 2 x 2.
