@@ -8,6 +8,7 @@ no longer work.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from urllib.parse import urlparse
 
 SCHEME = 'swinv2://'
@@ -184,6 +185,8 @@ def resolve(checkpoint: str) -> str:
         return checkpoint
     release = find_release(checkpoint)
     if release is None:
-        raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed after {SCHEME}: "
-                         + ', '.join(RELEASES))
+        nearest = get_close_matches(checkpoint.removeprefix(SCHEME), RELEASES, cutoff=0)
+        raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed after {SCHEME}: the "
+                         'names that `python -m swinv2_backbone` shows, such as '
+                         + ', '.join(nearest))
     return release.url
