@@ -14,7 +14,8 @@ from torch import Tensor
 from .arguments import ARCHITECTURES, NUM_STAGES
 from .checkpoint_files import METADATA_KEY
 from .errors import CheckpointError
-from .key_maps import FORMATS, GEOMETRY_BUFFERS, Format, StateDict, translate
+from .key_maps import FORMATS, GEOMETRY_BUFFERS
+from .key_rules import Format, StateDict, translate
 from .trained_windows import running_window, windows_of_metadata, windows_of_tables
 from .windows import Pair
 
@@ -221,9 +222,10 @@ def _head_outside(rest: Mapping, fmt: Format, prefix: str) -> StateDict:
     """The classifier that stands beside the backbone, not in it."""
     parent = prefix[:-1].rpartition('.')[0]
     before = parent + '.' if parent else ''
-    heads = {key[len(before):]: value for key, value in rest.items()
-             if key.startswith(before) and isinstance(value, Tensor)}
-    return translate(heads, Format(fmt.name, (fmt.head,), fmt.head, fmt.prefix), to_ours=True)[0]
+    ours, theirs = fmt.head.ours[0], fmt.head.theirs[0]
+    matches = {key: theirs.match(key) for key, value in rest.items() if isinstance(value, Tensor)}
+    return {ours.fill(found[1]): rest[key] for key, found in matches.items()
+            if found and found[0] == before}
 
 
 def _check_tensors(state: Mapping, prefix: str) -> None:

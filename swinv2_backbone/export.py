@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checkpoint import arch_of, name_keys
 from .errors import CheckpointError
-from .key_maps import Format, StateDict, translate
+from .key_rules import Format, StateDict, translate
 from .position_bias import relative_coords, relative_index
 from .windows import Pair, WindowGrid
 

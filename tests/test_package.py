@@ -29,8 +29,8 @@ print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm"
 
 
 @pytest.mark.parametrize('module', ['windows', 'position_bias', 'attention', 'blocks', 'arguments',
-                                    'releases', 'checkpoint_files', 'trained_windows', 'key_maps',
-                                    'checkpoint', 'export', 'download'])
+                                    'releases', 'checkpoint_files', 'trained_windows', 'key_rules',
+                                    'key_maps', 'checkpoint', 'export', 'download'])
 def test_leaf_modules_import_torch_alone(module):
     source = (ROOT / 'swinv2_backbone' / f'{module}.py').read_text()
     imported = set(re.findall(r'^(?:from|import) ([\w.]+)', source, re.MULTILINE))
@@ -39,8 +39,9 @@ def test_leaf_modules_import_torch_alone(module):
 
 
 ORDER = ['version', 'errors', 'windows', 'position_bias', 'attention', 'blocks', 'arguments',
-         'releases', 'checkpoint_files', 'trained_windows', 'key_maps', 'checkpoint', 'export',
-         'download', 'compat', 'pretrained', 'swin_transformer_v2', '__init__', '__main__']
+         'releases', 'checkpoint_files', 'trained_windows', 'key_rules', 'key_maps',
+         'checkpoint', 'export', 'download', 'compat', 'pretrained', 'swin_transformer_v2',
+         '__init__', '__main__']
 
 
 def test_every_module_has_its_place():

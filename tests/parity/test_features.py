@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from swinv2_backbone.arguments import ARCHITECTURES
-from swinv2_backbone.key_maps import FORMATS, translate
+from swinv2_backbone.key_maps import FORMATS
+from swinv2_backbone.key_rules import translate
 
 from .ours import measured, ours_from, stages_of
 from .peers import CLASSES, NAMES, PEERS, fill, need

@@ -22,7 +22,8 @@ from swinv2_backbone.export import (
     hf_config,
     mlp_ratio_of,
 )
-from swinv2_backbone.key_maps import FORMATS, HF, Format
+from swinv2_backbone.key_maps import FORMATS, HF
+from swinv2_backbone.key_rules import Format
 from swinv2_backbone.pretrained import load_checkpoint, load_converted
 from swinv2_backbone.releases import find_release
 from tools import cli
