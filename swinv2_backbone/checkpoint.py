@@ -37,7 +37,7 @@ class Converted:
         state: Parameters of the backbone, under its names.
         head: Weight and bias of the ImageNet classifier as ``head.weight``, ``head.bias``; or none.
         dropped: Keys of the file that a backbone has no use for (classifier, geometry, what
-            stands outside of the prefix).
+            stands outside of the prefix), and names of further sets of weights in it.
         windows: For each stage of which the file tells it, the (height, width) in tokens that its
             position bias was trained with.
         told_by: What in the file tells the windows.
@@ -82,10 +82,12 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
             floating-point tensor, or the geometry in the file is nonsense.
     """
     try:
-        state = _unwrap(content)
+        state, left_aside = _unwrap(content)
         metadata = state._metadata
         if prefix is None:
-            return _noted(_convert(state, *_recognise(state)), metadata)
+            found = _convert(state, *_recognise(state))
+            found.dropped.extend(left_aside)
+            return _noted(found, metadata)
         prefix = prefix if prefix.endswith('.') or not prefix else prefix + '.'
         inner = {key[len(prefix):]: value for key, value in state.items()
                  if key.startswith(prefix)}
@@ -95,7 +97,7 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
         found = _convert(inner, *_recognise(inner))
         outside = [key for key in state if not key.startswith(prefix)]
         return _noted(replace(found, prefix=prefix + found.prefix, dropped=[
-            *(prefix + key for key in found.dropped), *outside]), metadata)
+            *(prefix + key for key in found.dropped), *outside, *left_aside]), metadata)
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {source}: {error}') from None
 
@@ -138,8 +140,10 @@ def name_keys(keys: Mapping | list[str]) -> str:
     return ', '.join(keys[:_NAMED_KEYS]) + more if keys else 'no keys'
 
 
-def _unwrap(content: Mapping) -> Mapping:
-    """The state dict in what a file holds, its keys without the marks that wrappers of torch leave.
+def _unwrap(content: Mapping) -> tuple[Mapping, list[str]]:
+    """The state dict in what a file holds, without the marks that wrappers of torch leave in keys.
+
+    Also the names of what else holds such weights and is left aside (averaged ones).
     """
     nested = {key: value for key, value in content.items()
               if isinstance(value, Mapping) and _has_network(value)}
@@ -158,7 +162,7 @@ def _unwrap(content: Mapping) -> Mapping:
         raise CheckpointError('has keys that differ in nothing but a wrapper of torch')
     cleaned._metadata = {_without_marks(f'{key}.').rstrip('.'): value for key, value in
                          (getattr(state, '_metadata', None) or {}).items()}
-    return cleaned
+    return cleaned, [key for key in nested if key != wrapper]
 
 
 def _has_network(state: Mapping) -> bool:

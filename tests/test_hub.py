@@ -100,8 +100,10 @@ def test_the_file_and_its_windows_are_found(local_hub):
 
 
 def test_older_files_are_found(local_hub):
-    publish(local_hub[0] / 'owner/name', pytorch_model__bin=torch.save)
-    load('hf://owner/name', setting=8)
+    original = publish(local_hub[0] / 'owner/name', pytorch_model__bin=torch.save)
+    model = load('hf://owner/name', setting=8)
+    assert torch.equal(model.layers[2].blocks[0].attn.qkv.weight,
+                       original.layers[2].blocks[0].attn.qkv.weight)
 
 
 def test_a_file_in_a_folder_with_its_config(local_hub):

@@ -249,7 +249,7 @@ def test_unusual_wrappers(tmp_path, wrapper):
     assert_loaded(model, original)
 
 
-def test_the_averaged_weights_beside_the_weights_are_left(tmp_path):
+def test_the_averaged_weights_beside_the_weights_are_left_and_named(tmp_path, log_lines):
     """timm trains with both; its own loader takes state_dict unless told otherwise."""
     original, averaged = source(), enliven(SwinTransformerV2(SMALL_ARCH), seed=5)
     torch.save({'state_dict': official_state(original), 'model': {'arch': 'a name'},
@@ -257,6 +257,7 @@ def test_the_averaged_weights_beside_the_weights_are_left(tmp_path):
     model = build(tmp_path / 'x.pth')
     model.init_weights()
     assert_loaded(model, original)
+    assert any('attn_mask (4), head, state_dict_ema; pretrained' in line for line in log_lines)
 
 
 def test_marks_of_torchs_wrappers(tmp_path):
