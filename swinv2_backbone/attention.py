@@ -1,4 +1,4 @@
-"""Scaled cosine attention inside windows.
+"""Scaled cosine attention inside windows: the definition, and the module.
 
 B images, nW windows an image, N tokens a window, C channels, nH heads, d = C / nH.
 """
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fast_attention import attend
+from .fast_path import fast_path_wanted
 from .position_bias import at_least_float32, make_cpb_mlp, position_bias
-from .windows import Pair
+from .windows import Pair, WindowGrid
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
 
@@ -29,9 +31,16 @@ def unit_vectors(x: Tensor) -> Tensor:
     return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero
 
 
+def factor_of(logit_scale: Tensor) -> Tensor:
+    """What cosine similarities are multiplied with, at most 100: the exponential of a parameter."""
+    return at_least_float32(logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
+
+
 def cosine_attention(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor,
                      visible: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Softmax of scaled cosine similarity plus position bias, applied to the values.
+
+    This is the readable definition; :func:`~.fast_attention.attend` is its fast twin.
 
     Logits and softmax are computed in float32 at least, also under autocast: with a scale of up to
     100 they would lose two digits in half precision.
@@ -49,8 +58,8 @@ def cosine_attention(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias:
         ``(B * nW, nH, N, d)`` in v's dtype.
     """
     with torch.autocast(q.device.type, enabled=False):
-        scale = at_least_float32(logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
-        logits = (unit_vectors(q) * scale) @ unit_vectors(k).transpose(-2, -1) + bias
+        scaled_q = unit_vectors(q) * factor_of(logit_scale)
+        logits = scaled_q @ unit_vectors(k).transpose(-2, -1) + bias
         if visible is not None:
             # -inf and not the customary -100: logits span [-100, 116] here, so a key at -100
             # from the best could still win.
@@ -71,15 +80,18 @@ class WindowAttention(nn.Module):
         num_heads: Heads; divides dim.
         attn_drop: Dropout probability of the attention weights.
         proj_drop: Dropout probability of the output.
+        windows_at_once: Windows in flight at a time, None: as many as run fastest.
 
     Source:
         SwinV2 paper (arXiv 2111.09883), sections 3.2 and 3.3.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0, proj_drop: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0, proj_drop: float = 0.0,
+                 windows_at_once: int | None = None):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop = attn_drop
+        self.windows_at_once = windows_at_once
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10.0)))
         self.cpb_mlp = make_cpb_mlp(num_heads)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -89,22 +101,32 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         self._cached_bias: _CachedBias | None = None
 
-    def forward(self, x: Tensor, window: Pair, pretrained_window: Pair,
-                visible: Tensor | None = None) -> Tensor:
-        """``(B * nW, N, C) -> (B * nW, N, C)``.
+    def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``.
 
         Args:
-            x: Windows.
-            window: Their height and width in tokens, N = height * width.
+            x: The maps.
+            grid: How they are cut into windows.
             pretrained_window: Window in tokens at which the CPB network was trained.
-            visible: Boolean ``(nW, N, N)``, [window, query, key], or None: everything is.
         """
+        dropout = self.attn_drop if self.training else 0.0
+        bias = self.bias(grid.window, pretrained_window)
+        if fast_path_wanted() and not dropout:  # The fast path never sees the weights to drop.
+            qkv = self._project(x).flatten(0, 2)
+            attended = attend(qkv, factor_of(self.logit_scale), bias,
+                              grid.kinds(x.shape[0], x.device), self.windows_at_once).view_as(x)
+        else:
+            q, k, v = self._project(grid.split(x)).permute(2, 0, 3, 1, 4)
+            attended = cosine_attention(q, k, v, self.logit_scale, bias,
+                                        grid.visible_keys(x.device), dropout)
+            attended = grid.merge(attended.transpose(1, 2).flatten(2))
+        return self.proj_drop(self.proj(attended))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values: ``(..., C) -> (..., 3, nH, d)``."""
         no_key_bias = torch.zeros_like(self.q_bias, requires_grad=False)
         qkv = F.linear(x, self.qkv.weight, torch.cat((self.q_bias, no_key_bias, self.v_bias)))
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = cosine_attention(q, k, v, self.logit_scale, self.bias(window, pretrained_window),
-                             visible, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return qkv.unflatten(-1, (3, self.num_heads, -1))
 
     def bias(self, window: Pair, pretrained_window: Pair) -> Tensor:
         """Position bias ``(nH, N, N)``, [head, query, key], of a window.

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import WindowAttention
+from .fast_path import fast_path_wanted, has_hooks, linear_gelu, records_gradient
 from .windows import Pair, WindowGrid
+
+_TOKENS_IN_CACHE = 2048
 
 
 class DropPath(nn.Module):
@@ -98,7 +101,8 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        hidden = linear_gelu(x, self.fc1, self.act)
+        return self.drop(self.fc2(self.drop(hidden)))
 
 
 class SwinTransformerBlock(nn.Module):
@@ -111,32 +115,48 @@ class SwinTransformerBlock(nn.Module):
         drop: Dropout probability of projections and MLP.
         attn_drop: Dropout probability of attention weights.
         drop_path: Probability of dropping a branch.
+        windows_at_once: Windows of the attention in flight at a time, None: as many as run fastest.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop: float = 0.0,
-                 attn_drop: float = 0.0, drop_path: float = 0.0):
+                 attn_drop: float = 0.0, drop_path: float = 0.0,
+                 windows_at_once: int | None = None):
         super().__init__()
-        self.attn = WindowAttention(dim, num_heads, attn_drop=attn_drop, proj_drop=drop)
+        self.attn = WindowAttention(dim, num_heads, attn_drop=attn_drop, proj_drop=drop,
+                                    windows_at_once=windows_at_once)
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.norm2 = nn.LayerNorm(dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair,
-                visible: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``.
 
         Args:
             x: The map.
             grid: How it is cut into windows.
             pretrained_window: Window in tokens at which the CPB network was trained.
-            visible: ``grid.visible_keys()``.
         """
-        windows = self.attn(grid.split(x), grid.window, pretrained_window, visible)
+        attended = self.attn(x, grid, pretrained_window)
+        if not self._goes_in_pieces(x):
+            return self._add_branches(x, attended)
+        pieces = zip(*(y.flatten(0, 2).split(_TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
+        return torch.cat([self._add_branches(*piece) for piece in pieces]).view_as(x)
+
+    def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
         # Drop path comes after the norm: before it, a dropped branch would still emit the
         # norm's bias, and a kept one would have its 1 / keep normalised away.
-        x = x + self.drop_path(self.norm1(grid.merge(windows)))
+        x = x + self.drop_path(self.norm1(attended))
         return x + self.drop_path(self.norm2(self.mlp(x)))
+
+    def _goes_in_pieces(self, x: Tensor) -> bool:
+        """Whether what is left, which does each token by itself, is to go piece by piece.
+
+        Then the MLP's hidden channels stay in a CPU's cache, and memory small. It is worth nothing
+        where autograd keeps them, and would show to whoever has hooks on the modules.
+        """
+        return (x.device.type == 'cpu' and not self.training and fast_path_wanted()
+                and not records_gradient(x, *self.parameters()) and not has_hooks(self))
 
 
 class SwinTransformerStage(nn.Module):
@@ -171,9 +191,8 @@ class SwinTransformerStage(nn.Module):
         """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging."""
         size = (x.shape[1], x.shape[2])
         grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
-        visible = [grid.visible_keys(x.device) for grid in grids]
         for i, block in enumerate(self.blocks):
-            args = x, grids[i % 2], self.pretrained_window, visible[i % 2]
+            args = x, grids[i % 2], self.pretrained_window
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, *args, use_reentrant=False)
             else:

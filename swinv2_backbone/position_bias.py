@@ -97,4 +97,6 @@ def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair)
     coords, index = _geometry(window, pretrained_window, w1.device, w1.dtype)
     with torch.autocast(w1.device.type, enabled=False):
         table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
-        return (_LARGEST_BIAS * torch.sigmoid(table)).t()[:, index]
+        table = (_LARGEST_BIAS * torch.sigmoid(table)).t()
+        # Indexing with `[:, index]` takes twice as long, its gradient four times.
+        return table.index_select(1, index.flatten()).unflatten(1, index.shape)

@@ -5,8 +5,9 @@ Hp Wp the map padded to whole windows, Wh Ww window size in tokens, N = Wh * Ww,
 nW windows an image. Maps are channels-last throughout: ``(B, H, W, C)``.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 
 import torch
@@ -36,7 +37,7 @@ def cache_tensors(maxsize: int) -> Callable:
                 # not take part in a later training step.
                 with torch.inference_mode(False):
                     made = function(*args)
-                tensors = made if isinstance(made, tuple) else (made,)
+                tensors = _tensors_of(made)
                 if any(type(tensor) is not Tensor for tensor in tensors):
                     return made
                 while len(results) >= maxsize:
@@ -45,6 +46,14 @@ def cache_tensors(maxsize: int) -> Callable:
             return results[args]
         return cached
     return decorate
+
+
+def _tensors_of(made: object) -> list[Tensor]:
+    if isinstance(made, Tensor):
+        return [made]
+    if is_dataclass(made):
+        made = [getattr(made, field.name) for field in fields(made)]
+    return [tensor for part in made or () for tensor in _tensors_of(part)]
 
 
 def window_partition(x: Tensor, window: Pair) -> Tensor:
@@ -60,6 +69,23 @@ def window_reverse(windows: Tensor, window: Pair, size: Pair) -> Tensor:
     rows, cols = size[0] // window[0], size[1] // window[1]
     x = windows.reshape(-1, rows, cols, window[0], window[1], windows.shape[-1])
     return x.transpose(2, 3).reshape(-1, size[0], size[1], windows.shape[-1])
+
+
+@dataclass(frozen=True)
+class WindowKind:
+    """Windows of one grid in which the same positions are padding and may see each other.
+
+    A grid has few kinds: the plain windows, those on the seam of the shift, those at the padding.
+
+    Attributes:
+        tokens: int64 ``(n, N)``, where each position finds its token in the flattened maps,
+            ``(B * H * W)``. What a padded position names does not matter, it is hidden.
+        visible: Boolean ``(N, N)``, [query, key], or None: everything is.
+        real: int64 ``(R,)``, the positions that are no padding, or None: all of them.
+    """
+    tokens: Tensor
+    visible: Tensor | None
+    real: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +155,13 @@ class WindowGrid:
             return None
         return _visible_keys(self, device)
 
+    def kinds(self, batch: int, device: torch.device) -> tuple[WindowKind, ...]:
+        """The windows of a batch of maps, by kind: :meth:`split` and :meth:`visible_keys` in one.
+
+        Each token of the maps stands in one window. Shared between calls: not to be written to.
+        """
+        return _kinds(self, batch, device)
+
 
 @cache_tensors(_CACHED_MASKS)
 def _visible_keys(grid: WindowGrid, device: torch.device) -> Tensor:
@@ -145,6 +178,55 @@ def _visible_keys(grid: WindowGrid, device: torch.device) -> Tensor:
     # because a query that sees nothing has a softmax of 0 / 0.
     padded_query = ~real[:, :, None]
     return (same_part | padded_query) & real[:, None, :]
+
+
+@cache_tensors(_CACHED_MASKS)
+def _kinds(grid: WindowGrid, batch: int, device: torch.device) -> tuple[WindowKind, ...]:
+    by_row, by_col = (_axis_kinds(*axis, device=device) for axis in zip(
+        grid.size, grid.padded_size, grid.window, grid.shift, strict=True))
+    first = torch.arange(batch, device=device)[:, None, None, None, None] * math.prod(grid.size)
+    kinds = []
+    for row_kind, rows in by_row.items():
+        for col_kind, cols in by_col.items():
+            # [image, window row, window column, row, column]
+            tokens = first + rows[:, None, :, None] * grid.size[1] + cols[None, :, None, :]
+            kinds.append(WindowKind(tokens.flatten(0, 2).flatten(1),
+                                    *_who_sees_whom(row_kind, col_kind, device)))
+    return tuple(kinds)
+
+
+def _who_sees_whom(row_kind: tuple, col_kind: tuple,
+                   device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """`visible` and `real` of the windows where kinds of :func:`_axis_kinds` cross."""
+    if len(set(row_kind)) == len(set(col_kind)) == 1 and row_kind[0][1] and col_kind[0][1]:
+        return None, None
+    (row_part, row_real), (col_part, col_real) = (
+        torch.tensor(kind, device=device).long().unbind(1) for kind in (row_kind, col_kind))
+    part = (2 * row_part[:, None] + col_part).flatten()
+    real = (row_real[:, None] * col_real).flatten().bool()
+    # As in _visible_keys, a padded query sees every real key.
+    visible = ((part[:, None] == part) | ~real[:, None]) & real
+    if all(place[1] for place in row_kind + col_kind):
+        return visible, None
+    # From the tuples: the number of nonzero elements of a fake tensor is not known.
+    rows, cols = ([i for i, place in enumerate(kind) if place[1]] for kind in (row_kind, col_kind))
+    rows, cols = torch.tensor(rows, device=device), torch.tensor(cols, device=device)
+    return visible, (rows[:, None] * len(col_kind) + cols).flatten()
+
+
+def _axis_kinds(size: int, padded: int, window: int, shift: int, device: torch.device) -> dict:
+    """The windows along one axis, by what stands at their positions.
+
+    Returns:
+        For each kind (a pair of bools a position: did it wrap around, is it real), where its
+        windows' positions are in the map: int64 ``(n, window)``, clamped to the map.
+    """
+    kinds: dict = {}
+    for start in range(0, padded, window):
+        places = [(start + i + shift) % padded for i in range(window)]
+        kind = tuple((p < shift, p < size) for p in places)
+        kinds.setdefault(kind, []).append([min(p, size - 1) for p in places])
+    return {kind: torch.tensor(places, device=device) for kind, places in kinds.items()}
 
 
 def _axis_labels(size: int, padded: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,13 @@ def small():
     return build
 
 
+@pytest.fixture(params=['fast', 'plain'])
+def implementation(request, monkeypatch):
+    """Run the test with each twin of the attention."""
+    monkeypatch.setenv('SWINV2_ATTENTION', request.param)
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from conftest import enliven
 from torch.nn import functional as F
 
 from swinv2_backbone.attention import WindowAttention, cosine_attention, unit_vectors
+from swinv2_backbone.windows import WindowGrid
 
 WINDOW = (4, 4)
 
@@ -66,12 +67,13 @@ def test_key_has_no_bias(attention):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_logits_stay_in_float32_under_autocast(attention, dtype, monkeypatch):
+    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
     seen = []
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(torch.Tensor, 'softmax',
                         lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
     with torch.autocast('cpu', dtype):
-        attention(torch.randn(2, 16, 16), WINDOW, (8, 8))
+        attention(torch.randn(2, 4, 4, 16), WindowGrid.for_map((4, 4), WINDOW, False), (8, 8))
     assert seen == [torch.float32]
 
 

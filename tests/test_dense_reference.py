@@ -17,6 +17,9 @@ def weights():
     return enliven(SwinTransformerV2(**TINY)).state_dict()
 
 
+pytestmark = pytest.mark.usefixtures('implementation')
+
+
 def worst_error(weights, picture, window, pretrained=8):
     """Largest absolute difference to the reference, the backbone being in the picture's dtype."""
     model = SwinTransformerV2(**TINY, window_size=window, pretrained_window_sizes=pretrained)

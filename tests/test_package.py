@@ -28,7 +28,8 @@ print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm"
     assert result.stdout.strip() == '[]', result.stdout + result.stderr
 
 
-@pytest.mark.parametrize('module', ['windows', 'position_bias', 'attention', 'blocks', 'arguments',
+@pytest.mark.parametrize('module', ['windows', 'fast_path', 'position_bias', 'fast_attention',
+                                    'attention', 'blocks', 'arguments',
                                     'releases', 'checkpoint_files', 'trained_windows', 'key_rules',
                                     'key_maps', 'checkpoint', 'export', 'download'])
 def test_leaf_modules_import_torch_alone(module):
@@ -38,7 +39,8 @@ def test_leaf_modules_import_torch_alone(module):
     assert roots <= {'torch', *sys.stdlib_module_names}, roots
 
 
-ORDER = ['version', 'errors', 'windows', 'position_bias', 'attention', 'blocks', 'arguments',
+ORDER = ['version', 'errors', 'windows', 'fast_path', 'position_bias', 'fast_attention',
+         'attention', 'blocks', 'arguments',
          'releases', 'checkpoint_files', 'trained_windows', 'key_rules', 'key_maps',
          'checkpoint', 'export', 'download', 'compat', 'pretrained', 'swin_transformer_v2',
          '__init__', '__main__']

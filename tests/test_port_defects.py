@@ -34,15 +34,21 @@ def assert_equals_reference(model, size, window):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """The readable definition; test_fast_attention.py holds its twin equal to it."""
+    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
+
+
 def test_drop_path_before_the_post_norm():
     block = enliven(SwinTransformerBlock(16, 2, drop_path=0.5))
     grid = WindowGrid.for_map((8, 8), (8, 8), shifted=False)
     x = torch.randn(64, 8, 8, 16)
-    attended = block.norm1(grid.merge(block.attn(grid.split(x), (8, 8), (8, 8))))
+    attended = block.norm1(block.attn(x, grid, (8, 8)))
     block.mlp.fc2.weight.data.zero_()
     block.mlp.fc2.bias.data.zero_()
     block.norm2.bias.data.zero_()  # The second branch is silent now.
-    change = block.train()(x, grid, (8, 8), None) - x
+    change = block.train()(x, grid, (8, 8)) - x
     dropped = (change == 0).flatten(1).all(1)
     assert 0 < dropped.sum() < 64, 'a dropped branch leaves exactly nothing'
     torch.testing.assert_close(change[~dropped], 2 * attended[~dropped], rtol=1e-4, atol=1e-5)
@@ -90,13 +96,13 @@ def test_pads_after_the_roll():
     assert first_window.tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
 
 
-def test_window_and_shift_frozen_in_the_constructor(small):
+def test_window_and_shift_frozen_in_the_constructor(small, implementation):
     model = small()
     for size in ((128, 128), (40, 200), (32, 32), (264, 72), (128, 128)):
         assert_equals_reference(model, size, 8)
 
 
-def test_padded_tokens_are_attended_to(small, monkeypatch):
+def test_padded_tokens_are_attended_to(small, plain, monkeypatch):
     model, picture = small(), torch.randn(1, 3, 72, 100)
     with torch.no_grad():
         expected = model(picture)
@@ -107,7 +113,7 @@ def test_padded_tokens_are_attended_to(small, monkeypatch):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_zero_keys_of_pads_give_nan(small, dtype):
+def test_zero_keys_of_pads_give_nan(small, implementation, dtype):
     picture = torch.randn(1, 3, 200, 200)
     with torch.no_grad():
         assert all(out.isfinite().all() for out in small().to(dtype)(picture.to(dtype)))
@@ -128,10 +134,11 @@ def test_additive_mask_that_a_masked_key_beats():
     assert torch.equal(out, torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2))
 
 
-def test_mask_rebuilt_in_every_forward(small, monkeypatch):
+def test_mask_rebuilt_in_every_forward(small, implementation, monkeypatch):
     model, picture = small(), torch.randn(1, 3, 92, 116)
     model(picture)
-    monkeypatch.setattr(windows, '_axis_labels', lambda *_, **__: pytest.fail('a mask was rebuilt'))
+    for builder in ('_axis_labels', '_axis_kinds'):
+        monkeypatch.setattr(windows, builder, lambda *_, **__: pytest.fail('a mask was rebuilt'))
     assert len(model(picture)) == 4
 
 
@@ -189,7 +196,8 @@ def test_wrapped_official_file_loads_as_nothing(tmp_path):
 def test_window_one_divides_by_zero():
     for window, pretrained in (((1, 1), (1, 1)), ((5, 5), (1, 1)), ((1, 7), (1, 8))):
         assert relative_coords(window, pretrained).isfinite().all()
-    out = WindowAttention(8, 2)(torch.randn(3, 1, 8), (1, 1), (1, 1))
+    grid = WindowGrid.for_map((1, 1), (1, 1), shifted=False)
+    out = WindowAttention(8, 2)(torch.randn(3, 1, 1, 8), grid, (1, 1))
     assert out.isfinite().all()
 
 

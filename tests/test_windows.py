@@ -49,6 +49,30 @@ def test_visible_keys_equal_brute_force(size, window, shifted):
                 assert not visible[index, i, j]
 
 
+@pytest.mark.parametrize('shifted', [False, True])
+@pytest.mark.parametrize(('size', 'window'), MAPS)
+def test_kinds_equal_the_padded_rolled_and_cut_map(size, window, shifted):
+    grid = WindowGrid.for_map(size, window, shifted)
+    places = torch.arange(2 * size[0] * size[1]).view(2, *size, 1)
+    cut = grid.split(places + 1).squeeze(-1) - 1  # -1 at the padding
+    visible = grid.visible_keys(torch.device('cpu'))
+    expected = {}
+    for i, tokens in enumerate(cut.tolist()):
+        mask = torch.ones(len(tokens), len(tokens), dtype=torch.bool)
+        expected[tuple(tokens)] = mask if visible is None else visible[i % len(visible)]
+    kinds = grid.kinds(2, torch.device('cpu'))
+    for kind in kinds:
+        real = torch.zeros(kind.tokens.shape[1], dtype=torch.bool)
+        real[slice(None) if kind.real is None else kind.real] = True
+        for tokens in torch.where(real, kind.tokens, -1).tolist():
+            mask = expected.pop(tuple(tokens))
+            assert torch.equal(kind.visible, mask) if kind.visible is not None else mask.all()
+        assert kind.tokens.min() >= 0
+    assert not expected, 'every window is of some kind'
+    assert len(kinds) <= 9
+    assert grid.kinds(2, torch.device('cpu')) is kinds
+
+
 @pytest.mark.parametrize(('size', 'window'), MAPS)
 def test_every_query_sees_something(size, window):
     visible = WindowGrid.for_map(size, window, shifted=True).visible_keys(torch.device('cpu'))

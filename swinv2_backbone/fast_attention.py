@@ -1,0 +1,169 @@
+"""The fast twin of cosine attention, from maps to maps.
+
+B images, H W map size in tokens, T = B * H * W, nH heads, d channels of a head, C = nH * d,
+N tokens a window.
+
+What it saves: windows are cut (with shift and padding) by one gather and put back by one scatter;
+only windows at the seam or the padding have a mask, one a kind; the logits of a few windows at a
+time are in memory, in the backward too, which computes them again.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .fast_path import records_gradient
+from .windows import WindowKind
+
+# How much is in flight at a time by default: so much that it stays in a CPU core's cache, or that
+# it fills a GPU.
+_TOKENS = {'cpu': 2048}
+_LOGITS = {'cpu': 2**20, 'cuda': 2**25}
+
+
+def attend(qkv: Tensor, scale: Tensor, bias: Tensor, kinds: tuple[WindowKind, ...],
+           windows_at_once: int | None = None) -> Tensor:
+    """Windowed cosine attention of every token of a batch of maps.
+
+    Equal to cutting the maps into windows, :func:`~.attention.cosine_attention`, and putting them
+    together again. The products of q and k take the inputs' dtype, unit vectors rounded to it
+    (they carry the rounding of q and k anyway), and accumulate in float32.
+
+    Args:
+        qkv: Queries, keys and values of the tokens, ``(T, 3, nH, d)``.
+        scale: ``(nH, 1, 1)``, factor of the cosine similarities.
+        bias: ``(nH, N, N)``, [head, query, key].
+        kinds: ``WindowGrid.kinds()``: the windows.
+        windows_at_once: Windows in flight at a time, in forward and backward. None: as many as
+            run fastest.
+
+    Returns:
+        ``(T, C)`` in the dtype of qkv. It has first derivatives only.
+    """
+    with torch.autocast(qkv.device.type, enabled=False):
+        if records_gradient(qkv, scale, bias):
+            return _Attend.apply(qkv, scale, bias, kinds, windows_at_once)
+        return _attend(qkv, scale, bias, kinds, windows_at_once)
+
+
+def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, kinds: tuple[WindowKind, ...],
+            windows_at_once: int | None) -> Tensor:
+    out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
+    if qkv.device.type != 'cpu':
+        bias = bias.to(qkv.dtype)  # Only the CPU's kernel takes a mask of another dtype.
+    for kind in kinds:
+        size = kind.tokens.shape[1]
+        at_once = windows_at_once or max(1, _TOKENS.get(qkv.device.type, 2**31) // size)
+        mask = _masked(bias, kind)[None]
+        for tokens in kind.tokens.split(at_once):
+            windows = _gather(qkv, tokens)
+            queries_and_keys = windows[:, :, :2]
+            factor = _reciprocal_length(queries_and_keys)
+            factor[:, :, 0] *= scale[:, :, 0]
+            queries_and_keys *= factor
+            q, k, v = windows.permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            _scatter(attended.transpose(1, 2), tokens, kind, out)
+    return out
+
+
+def _masked(bias: Tensor, kind: WindowKind) -> Tensor:
+    return bias if kind.visible is None else bias.masked_fill(~kind.visible, -torch.inf)
+
+
+def _gather(values: Tensor, tokens: Tensor) -> Tensor:
+    """Windows of a map, a copy: ``(T, ...)`` and ``(n, N)`` to ``(n, N, ...)``."""
+    return values.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
+
+
+def _scatter(windows: Tensor, tokens: Tensor, kind: WindowKind, out: Tensor) -> None:
+    """Write windows ``(n, N, ...)`` to their places in a map ``(T, -1)``, without the padding."""
+    if kind.real is not None:
+        windows, tokens = windows[:, kind.real], tokens[:, kind.real]
+    out.index_copy_(0, tokens.flatten(), windows.reshape(-1, out.shape[1]))
+
+
+def _reciprocal_length(x: Tensor) -> Tensor:
+    """1 / length of the last axis, in float32 at least; 0 for a zero vector: unit_vectors()."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    return F.threshold_(length, 1e-12, torch.inf).reciprocal_()
+
+
+class _Attend(torch.autograd.Function):
+    """Keeps what came in and nothing of size windows x heads x N x N."""
+
+    @staticmethod
+    def forward(ctx, qkv, scale, bias, kinds, windows_at_once):
+        ctx.save_for_backward(qkv, scale, bias)
+        ctx.kinds, ctx.windows_at_once = kinds, windows_at_once
+        return _attend(qkv.detach(), scale.detach(), bias.detach(), kinds, windows_at_once)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        qkv, scale, bias = ctx.saved_tensors
+        grad_qkv, grad_scale, grad_bias = (torch.empty_like(qkv), torch.zeros_like(scale),
+                                           torch.zeros_like(bias))
+        grad_out = grad_out.unflatten(1, qkv.shape[2:])
+        flat = grad_qkv.flatten(1)
+        with torch.autocast(qkv.device.type, enabled=False):
+            for kind in ctx.kinds:
+                mask = _masked(bias, kind)
+                budget = _LOGITS.get(qkv.device.type, 2**25) // mask.numel()
+                for tokens in kind.tokens.split(ctx.windows_at_once or max(1, budget)):
+                    grad_out_windows = _gather(grad_out, tokens)
+                    if kind.real is not None:  # What padded queries computed was dropped.
+                        kept = grad_out_windows.new_zeros(tokens.shape[1], 1, 1)
+                        grad_out_windows *= kept.index_fill_(0, kind.real, 1)
+                    windows = _backward(_gather(qkv, tokens), scale, mask, grad_out_windows,
+                                        grad_scale, grad_bias)
+                    _scatter(windows, tokens, kind, flat)
+        return grad_qkv, grad_scale, grad_bias, None, None
+
+
+def _backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor, grad_scale: Tensor,
+              grad_bias: Tensor) -> Tensor:
+    """Gradient of a few windows, in float32 at least.
+
+    Args:
+        qkv: ``(n, N, 3, nH, d)``.
+        scale: ``(nH, 1, 1)``.
+        mask: ``(nH, N, N)``, the bias, -inf where a key is hidden.
+        grad_out: ``(n, N, nH, d)``.
+        grad_scale: ``(nH, 1, 1)``, added to.
+        grad_bias: ``(nH, N, N)``, added to.
+
+    Returns:
+        ``(n, N, 3, nH, d)`` in the dtype of qkv.
+    """
+    count, size, _, heads, width = qkv.shape
+    dtype = mask.dtype
+    # [query, key, value, gradient], each (n, nH, N, d) and contiguous for the products.
+    parts = qkv.new_empty(4, count, heads, size, width, dtype=dtype)
+    by_part = qkv.permute(2, 0, 3, 1, 4)
+    factor = _reciprocal_length(by_part[:2])
+    torch.mul(by_part[:2], factor, out=parts[:2])
+    parts[2] = by_part[2]
+    parts[3] = grad_out.transpose(1, 2)
+    k, v, grad = (part.flatten(0, 1) for part in parts[1:])
+    scaled_q = (parts[0] * scale).flatten(0, 1)
+
+    logits = torch.baddbmm(mask.repeat(count, 1, 1), scaled_q, k.transpose(1, 2))
+    weights = logits.softmax(-1)
+    grads = torch.empty_like(parts[:3])
+    torch.bmm(weights.transpose(1, 2), grad, out=grads[2].flatten(0, 1))
+    grad_weights = torch.bmm(grad, v.transpose(1, 2))
+    grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
+    grad_bias += grad_logits.unflatten(0, (count, heads)).sum(0)
+    torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
+    torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
+
+    # Through the normalisation: the part along the unit vector goes, the rest is over its length.
+    along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
+    grad_scale += along[0].sum((0, 2))[:, None]
+    grads[:2].addcmul_(parts[:2], along, value=-1)
+    grads[0] *= scale
+    grads[:2] *= factor
+    return grads.permute(1, 3, 0, 2, 4).to(qkv.dtype)
