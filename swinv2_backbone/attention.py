@@ -113,8 +113,8 @@ class WindowAttention(nn.Module):
         bias = self.bias(grid.window, pretrained_window)
         if fast_path_wanted() and not dropout:  # The fast path never sees the weights to drop.
             qkv = self._project(x).flatten(0, 2)
-            attended = attend(qkv, factor_of(self.logit_scale), bias,
-                              grid.kinds(x.shape[0], x.device), self.windows_at_once).view_as(x)
+            attended = attend(qkv, factor_of(self.logit_scale), bias, grid,
+                              self.windows_at_once).view_as(x)
         else:
             q, k, v = self._project(grid.split(x)).permute(2, 0, 3, 1, 4)
             attended = cosine_attention(q, k, v, self.logit_scale, bias,
@@ -135,6 +135,8 @@ class WindowAttention(nn.Module):
         when they change, by whatever way. (On a GPU, comparing the weights would make the host
         wait for the device in every block, which costs more than the bias.)
         """
+        if torch.compiler.is_compiling():
+            return position_bias(self.cpb_mlp, window, pretrained_window)
         if self.training or torch.is_grad_enabled() or self.logit_scale.device.type != 'cpu':
             self._cached_bias = None
             return position_bias(self.cpb_mlp, window, pretrained_window)

@@ -63,7 +63,11 @@ class PatchEmbed(nn.Module):
 
         What is missing from the last patches is padded, below and right, with zeros.
         """
-        below, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        if torch.compiler.is_compiling():
+            # What is too much the convolution drops: so a graph serves all sizes.
+            below = right = self.patch_size - 1
+        else:
+            below, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
         if below or right:
             x = F.pad(x, (0, right, 0, below))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
@@ -83,11 +87,20 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
-        if x.shape[1] % 2 or x.shape[2] % 2:
-            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order that checkpoints are in.
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, row, W/2, column, C)
-        return self.norm(self.reduction(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        x = torch.cat([rows for cols in _even_and_odd(x, 2) for rows in _even_and_odd(cols, 1)], -1)
+        return self.norm(self.reduction(x))
+
+
+def _even_and_odd(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Every other row (dim 1) or column (2) of ``(B, H, W, C)``, an odd side padded with zeros."""
+    padded = x
+    if torch.compiler.is_compiling() or x.shape[dim] % 2:
+        # By one, needed or not: so a compiled graph serves all sizes, and they stay simple in it.
+        padded = F.pad(x, (0, 0, 0, int(dim == 2), 0, int(dim == 1)))
+    every_other = slice(None, None, 2), slice(1, None, 2)
+    return tuple(y[(slice(None),) * dim + (part,)]
+                 for y, part in zip((x, padded), every_other, strict=True))
 
 
 class Mlp(nn.Module):
@@ -155,7 +168,8 @@ class SwinTransformerBlock(nn.Module):
         Then the MLP's hidden channels stay in a CPU's cache, and memory small. It is worth nothing
         where autograd keeps them, and would show to whoever has hooks on the modules.
         """
-        return (x.device.type == 'cpu' and not self.training and fast_path_wanted()
+        return (x.device.type == 'cpu' and not self.training
+                and not torch.compiler.is_compiling() and fast_path_wanted()
                 and not records_gradient(x, *self.parameters()) and not has_hooks(self))
 
 

@@ -8,13 +8,15 @@ only windows at the seam or the padding have a mask, one a kind; the logits of a
 time are in memory, in the backward too, which computes them again.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .fast_path import records_gradient
-from .windows import WindowKind
+from .windows import WindowGrid, WindowKind
 
 # How much is in flight at a time by default: so much that it stays in a CPU core's cache, or that
 # it fills a GPU.
@@ -22,7 +24,7 @@ _TOKENS = {'cpu': 2048}
 _LOGITS = {'cpu': 2**20, 'cuda': 2**25}
 
 
-def attend(qkv: Tensor, scale: Tensor, bias: Tensor, kinds: tuple[WindowKind, ...],
+def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
            windows_at_once: int | None = None) -> Tensor:
     """Windowed cosine attention of every token of a batch of maps.
 
@@ -30,42 +32,107 @@ def attend(qkv: Tensor, scale: Tensor, bias: Tensor, kinds: tuple[WindowKind, ..
     together again. The products of q and k take the inputs' dtype, unit vectors rounded to it
     (they carry the rounding of q and k anyway), and accumulate in float32.
 
+    To torch.compile it is one operator.
+
     Args:
         qkv: Queries, keys and values of the tokens, ``(T, 3, nH, d)``.
         scale: ``(nH, 1, 1)``, factor of the cosine similarities.
         bias: ``(nH, N, N)``, [head, query, key].
-        kinds: ``WindowGrid.kinds()``: the windows.
+        grid: How each map is cut into windows.
         windows_at_once: Windows in flight at a time, in forward and backward. None: as many as
             run fastest.
 
     Returns:
         ``(T, C)`` in the dtype of qkv. It has first derivatives only.
     """
-    with torch.autocast(qkv.device.type, enabled=False):
-        if records_gradient(qkv, scale, bias):
-            return _Attend.apply(qkv, scale, bias, kinds, windows_at_once)
-        return _attend(qkv, scale, bias, kinds, windows_at_once)
+    function = _attend
+    if torch.compiler.is_compiling() or records_gradient(qkv, scale, bias):
+        function = _attend_operator
+    return function(qkv, scale, bias, grid.size, grid.window, grid.shifted, windows_at_once)
 
 
-def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, kinds: tuple[WindowKind, ...],
-            windows_at_once: int | None) -> Tensor:
+def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, size: Sequence[int], window: Sequence[int],
+            shifted: bool, windows_at_once: int | None) -> Tensor:
     out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
-    if qkv.device.type != 'cpu':
+    device = qkv.device.type
+    if device != 'cpu':
         bias = bias.to(qkv.dtype)  # Only the CPU's kernel takes a mask of another dtype.
-    for kind in kinds:
-        size = kind.tokens.shape[1]
-        at_once = windows_at_once or max(1, _TOKENS.get(qkv.device.type, 2**31) // size)
-        mask = _masked(bias, kind)[None]
-        for tokens in kind.tokens.split(at_once):
-            windows = _gather(qkv, tokens)
-            queries_and_keys = windows[:, :, :2]
-            factor = _reciprocal_length(queries_and_keys)
-            factor[:, :, 0] *= scale[:, :, 0]
-            queries_and_keys *= factor
-            q, k, v = windows.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-            _scatter(attended.transpose(1, 2), tokens, kind, out)
+    at_once = windows_at_once or max(1, _TOKENS.get(device, 2**31) // bias.shape[1])
+    with torch.autocast(device, enabled=False):
+        for kind in _kinds(qkv, size, window, shifted):
+            mask = _masked(bias, kind)[None]
+            for tokens in kind.tokens.split(at_once):
+                windows = _gather(qkv, tokens)
+                queries_and_keys = windows[:, :, :2]
+                factor = _reciprocal_length(queries_and_keys)
+                factor[:, :, 0] *= scale[:, :, 0]
+                queries_and_keys *= factor
+                q, k, v = windows.permute(2, 0, 3, 1, 4)
+                attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+                _scatter(attended.transpose(1, 2), tokens, kind, out)
     return out
+
+
+def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
+                     size: Sequence[int], window: Sequence[int], shifted: bool,
+                     windows_at_once: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
+    grad_out = grad_out.unflatten(1, qkv.shape[2:])
+    budget = _LOGITS.get(qkv.device.type, 2**25) // bias.numel()
+    with torch.autocast(qkv.device.type, enabled=False):
+        for kind in _kinds(qkv, size, window, shifted):
+            mask = _masked(bias, kind)
+            for tokens in kind.tokens.split(windows_at_once or max(1, budget)):
+                grad_windows = _gather(grad_out, tokens)
+                if kind.real is not None:  # What padded queries computed was dropped.
+                    kept = grad_windows.new_zeros(tokens.shape[1], 1, 1)
+                    grad_windows *= kept.index_fill_(0, kind.real, 1)
+                windows = _windows_backward(_gather(qkv, tokens), scale, mask, grad_windows,
+                                            *grads[1:])
+                _scatter(windows, tokens, kind, grads[0].flatten(1))
+    return grads
+
+
+# As operators they are opaque to torch.compile: their loops over windows stay out of the graph,
+# and so does all arithmetic on the size of the map.
+_attend_operator = torch.library.custom_op(
+    'swinv2_backbone::attend', _attend, mutates_args=(), schema=(
+        '(Tensor qkv, Tensor scale, Tensor bias, SymInt[] size, SymInt[] window, bool shifted, '
+        'int? windows_at_once) -> Tensor'))
+_attend_backward_operator = torch.library.custom_op(
+    'swinv2_backbone::attend_backward', _attend_backward, mutates_args=(), schema=(
+        '(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, SymInt[] size, SymInt[] window, '
+        'bool shifted, int? windows_at_once) -> (Tensor, Tensor, Tensor)'))
+
+
+@_attend_operator.register_fake
+def _(qkv, scale, bias, size, window, shifted, windows_at_once):
+    return qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3])
+
+
+@_attend_backward_operator.register_fake
+def _(grad_out, qkv, scale, bias, size, window, shifted, windows_at_once):
+    return torch.empty_like(qkv), torch.empty_like(scale), torch.empty_like(bias)
+
+
+def _keep_inputs(ctx, inputs, output):
+    # And nothing of size windows x heads x N x N: the backward computes the logits again.
+    ctx.save_for_backward(*inputs[:3])
+    ctx.windows = inputs[3:]
+
+
+def _backward_of_operator(ctx, grad_out):
+    grads = _attend_backward_operator(grad_out.contiguous(), *ctx.saved_tensors, *ctx.windows)
+    return *grads, None, None, None, None
+
+
+_attend_operator.register_autograd(_backward_of_operator, setup_context=_keep_inputs)
+
+
+def _kinds(qkv: Tensor, size: Sequence[int], window: Sequence[int],
+           shifted: bool) -> tuple[WindowKind, ...]:
+    grid = WindowGrid(tuple(size), tuple(window), shifted)
+    return grid.kinds(qkv.shape[0] // math.prod(size), qkv.device)
 
 
 def _masked(bias: Tensor, kind: WindowKind) -> Tensor:
@@ -91,40 +158,8 @@ def _reciprocal_length(x: Tensor) -> Tensor:
     return F.threshold_(length, 1e-12, torch.inf).reciprocal_()
 
 
-class _Attend(torch.autograd.Function):
-    """Keeps what came in and nothing of size windows x heads x N x N."""
-
-    @staticmethod
-    def forward(ctx, qkv, scale, bias, kinds, windows_at_once):
-        ctx.save_for_backward(qkv, scale, bias)
-        ctx.kinds, ctx.windows_at_once = kinds, windows_at_once
-        return _attend(qkv.detach(), scale.detach(), bias.detach(), kinds, windows_at_once)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_out):
-        qkv, scale, bias = ctx.saved_tensors
-        grad_qkv, grad_scale, grad_bias = (torch.empty_like(qkv), torch.zeros_like(scale),
-                                           torch.zeros_like(bias))
-        grad_out = grad_out.unflatten(1, qkv.shape[2:])
-        flat = grad_qkv.flatten(1)
-        with torch.autocast(qkv.device.type, enabled=False):
-            for kind in ctx.kinds:
-                mask = _masked(bias, kind)
-                budget = _LOGITS.get(qkv.device.type, 2**25) // mask.numel()
-                for tokens in kind.tokens.split(ctx.windows_at_once or max(1, budget)):
-                    grad_out_windows = _gather(grad_out, tokens)
-                    if kind.real is not None:  # What padded queries computed was dropped.
-                        kept = grad_out_windows.new_zeros(tokens.shape[1], 1, 1)
-                        grad_out_windows *= kept.index_fill_(0, kind.real, 1)
-                    windows = _backward(_gather(qkv, tokens), scale, mask, grad_out_windows,
-                                        grad_scale, grad_bias)
-                    _scatter(windows, tokens, kind, flat)
-        return grad_qkv, grad_scale, grad_bias, None, None
-
-
-def _backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor, grad_scale: Tensor,
-              grad_bias: Tensor) -> Tensor:
+def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor,
+                      grad_scale: Tensor, grad_bias: Tensor) -> Tensor:
     """Gradient of a few windows, in float32 at least.
 
     Args:

@@ -11,14 +11,14 @@ IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
 def fast_path_wanted() -> bool:
     """Whether to run the fast twin instead of the plain definition.
 
-    ``SWINV2_ATTENTION=plain`` in the environment turns it off, for debugging. Tracers
-    (torch.compile, torch.export, torch.jit.trace) always get the plain one: a compiler fuses it,
-    and its graph has no loops over windows.
+    ``SWINV2_ATTENTION=plain`` in the environment turns it off, for debugging. Exporters
+    (torch.export, torch.onnx, torch.jit.trace) always get the plain one, which is made of
+    operators that every runtime knows.
 
     Raises:
         ValueError: If the variable is neither 'fast' nor 'plain'.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
     wanted = os.environ.get(IMPLEMENTATION_VARIABLE, 'fast')
     if wanted not in ('fast', 'plain'):
@@ -42,12 +42,13 @@ def linear_gelu(x: Tensor, linear: nn.Module, act: nn.Module) -> Tensor:
     oneDNN adds the bias and applies the GELU as it writes a product; torch.compile's CPU backend
     emits the same operator. The two modules by themselves go through memory three times.
     """
+    if torch.compiler.is_compiling() or x.device.type != 'cpu' or not fast_path_wanted():
+        return act(linear(x))
     fused = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
-    if (fused is None or not torch.backends.mkldnn.is_available() or not fast_path_wanted()
+    if (fused is None or not torch.backends.mkldnn.is_available()
             or type(linear) is not nn.Linear or type(act) is not nn.GELU
             or act.approximate != 'none' or has_hooks(linear) or has_hooks(act)
-            or x.device.type != 'cpu' or torch.is_autocast_enabled('cpu')
             or not x.dtype == linear.weight.dtype == torch.float32
-            or records_gradient(x, *linear.parameters())):
+            or torch.is_autocast_enabled('cpu') or records_gradient(x, *linear.parameters())):
         return act(linear(x))
     return fused(x, linear.weight, linear.bias, 'gelu', [], 'none')

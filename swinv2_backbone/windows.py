@@ -32,6 +32,8 @@ def cache_tensors(maxsize: int) -> Callable:
 
         @wraps(function)
         def cached(*args):
+            if torch.compiler.is_compiling():  # A graph computes what it needs.
+                return function(*args)
             if args not in results:
                 # What is cached outlives the call that made it: born in inference mode, it could
                 # not take part in a later training step.
@@ -95,29 +97,36 @@ class WindowGrid:
     Attributes:
         size: Height and width of the map in tokens.
         window: Height and width of the windows in tokens, no larger than the map.
-        shift: Tokens by which the map is rolled up and left before it is cut.
+        shifted: Whether the windows are shifted, on the axes where there are several.
     """
 
     size: Pair
     window: Pair
-    shift: Pair
+    shifted: bool
 
     @classmethod
     def for_map(cls, size: Pair, window: Pair, shifted: bool) -> 'WindowGrid':
         """The grid of a block: decided per call and per axis, from the map that arrives.
 
-        A window never exceeds the map, and an axis that one window covers is not shifted
-        (a shift there would only cut the one window in two).
+        A window never exceeds the map.
 
         Args:
             size: Height and width of the map in tokens, at least 1.
             window: Window asked for, in tokens, at least 1.
             shifted: Whether the block is one of those (the odd ones) that shift by half a window.
         """
-        window = (min(window[0], size[0]), min(window[1], size[1]))
-        shift = tuple(w // 2 if shifted and w < s else 0
-                      for w, s in zip(window, size, strict=True))
-        return cls(tuple(size), window, shift)
+        # (No min(): it stays symbolic in torch.compile, and every shape with it.)
+        window = tuple(w if w <= s else s for w, s in zip(window, size, strict=True))
+        return cls(tuple(size), window, shifted)
+
+    @property
+    def shift(self) -> Pair:
+        """Tokens by which the map is rolled up and left before it is cut, half a window.
+
+        An axis that one window covers is not shifted: that would only cut the window in two.
+        """
+        return tuple(w // 2 if self.shifted and w < s else 0
+                     for w, s in zip(self.window, self.size, strict=True))
 
     @property
     def padded_size(self) -> Pair:

@@ -39,9 +39,9 @@ DEFECTS = [
             x = F.pad(x, (0, 0, 0, width - self.size[1], 0, height - self.size[0]))
 """),
     ('window_and_shift_frozen_in_the_constructor', 'windows.py',
-     'if shifted and w < s else 0', 'if shifted else 0'),
+     'if self.shifted and w < s else 0', 'if self.shifted else 0'),
     ('window_and_shift_frozen_in_the_constructor', 'windows.py',
-     'window = (min(window[0], size[0]), min(window[1], size[1]))',
+     'window = tuple(w if w <= s else s for w, s in zip(window, size, strict=True))',
      'window = (min(*window, *size),) * 2'),
     ('padded_tokens_are_attended_to', 'windows.py',
      'return (same_part | padded_query) & real[:, None, :]', 'return same_part | padded_query'),
