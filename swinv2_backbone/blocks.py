@@ -87,20 +87,13 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
+        height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+        if torch.compiler.is_compiling() or x.shape[1] % 2 or x.shape[2] % 2:
+            # By one, needed or not: so a compiled graph serves all sizes.
+            x = F.pad(x, (0, 0, 0, 1, 0, 1))[:, :2 * height, :2 * width]
         # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order that checkpoints are in.
-        x = torch.cat([rows for cols in _even_and_odd(x, 2) for rows in _even_and_odd(cols, 1)], -1)
-        return self.norm(self.reduction(x))
-
-
-def _even_and_odd(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Every other row (dim 1) or column (2) of ``(B, H, W, C)``, an odd side padded with zeros."""
-    padded = x
-    if torch.compiler.is_compiling() or x.shape[dim] % 2:
-        # By one, needed or not: so a compiled graph serves all sizes, and they stay simple in it.
-        padded = F.pad(x, (0, 0, 0, int(dim == 2), 0, int(dim == 1)))
-    every_other = slice(None, None, 2), slice(1, None, 2)
-    return tuple(y[(slice(None),) * dim + (part,)]
-                 for y, part in zip((x, padded), every_other, strict=True))
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, H/2, row, W/2, column, C)
+        return self.norm(self.reduction(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class Mlp(nn.Module):

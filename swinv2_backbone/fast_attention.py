@@ -21,7 +21,7 @@ from .windows import WindowGrid, WindowKind
 # How much is in flight at a time by default: so much that it stays in a CPU core's cache, or that
 # it fills a GPU.
 _TOKENS = {'cpu': 2048}
-_LOGITS = {'cpu': 2**20, 'cuda': 2**25}
+_LOGITS = {'cpu': 2**21, 'cuda': 2**25}
 
 
 def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
@@ -53,6 +53,8 @@ def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
 
 def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, size: Sequence[int], window: Sequence[int],
             shifted: bool, windows_at_once: int | None) -> Tensor:
+    # (A mask that wants a gradient sends SDPA down its slow path, with gradients off, too.)
+    qkv, scale, bias = (x.detach() for x in (qkv, scale, bias))
     out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
     device = qkv.device.type
     if device != 'cpu':
@@ -78,17 +80,20 @@ def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
                      windows_at_once: int | None) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
     grad_out = grad_out.unflatten(1, qkv.shape[2:])
-    budget = _LOGITS.get(qkv.device.type, 2**25) // bias.numel()
+    at_once = windows_at_once or max(1, _LOGITS.get(qkv.device.type, 2**25) // bias.numel())
+    # Memory for what is as large as the logits: asked for again and again, it would be given back
+    # to the system each time.
+    scratch = bias.new_empty(2, at_once, *bias.shape)
     with torch.autocast(qkv.device.type, enabled=False):
         for kind in _kinds(qkv, size, window, shifted):
             mask = _masked(bias, kind)
-            for tokens in kind.tokens.split(windows_at_once or max(1, budget)):
+            for tokens in kind.tokens.split(at_once):
                 grad_windows = _gather(grad_out, tokens)
                 if kind.real is not None:  # What padded queries computed was dropped.
                     kept = grad_windows.new_zeros(tokens.shape[1], 1, 1)
                     grad_windows *= kept.index_fill_(0, kind.real, 1)
                 windows = _windows_backward(_gather(qkv, tokens), scale, mask, grad_windows,
-                                            *grads[1:])
+                                            *grads[1:], scratch[:, :len(tokens)])
                 _scatter(windows, tokens, kind, grads[0].flatten(1))
     return grads
 
@@ -159,7 +164,7 @@ def _reciprocal_length(x: Tensor) -> Tensor:
 
 
 def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor,
-                      grad_scale: Tensor, grad_bias: Tensor) -> Tensor:
+                      grad_scale: Tensor, grad_bias: Tensor, scratch: Tensor) -> Tensor:
     """Gradient of a few windows, in float32 at least.
 
     Args:
@@ -169,6 +174,7 @@ def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor
         grad_out: ``(n, N, nH, d)``.
         grad_scale: ``(nH, 1, 1)``, added to.
         grad_bias: ``(nH, N, N)``, added to.
+        scratch: ``(2, n, nH, N, N)``, overwritten.
 
     Returns:
         ``(n, N, 3, nH, d)`` in the dtype of qkv.
@@ -185,13 +191,15 @@ def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor
     k, v, grad = (part.flatten(0, 1) for part in parts[1:])
     scaled_q = (parts[0] * scale).flatten(0, 1)
 
-    logits = torch.baddbmm(mask.repeat(count, 1, 1), scaled_q, k.transpose(1, 2))
-    weights = logits.softmax(-1)
+    weights, grad_logits = scratch.flatten(1, 2)
+    torch.bmm(scaled_q, k.transpose(1, 2), out=weights)
+    scratch[0] += mask
+    torch.softmax(weights, -1, out=weights)
     grads = torch.empty_like(parts[:3])
     torch.bmm(weights.transpose(1, 2), grad, out=grads[2].flatten(0, 1))
-    grad_weights = torch.bmm(grad, v.transpose(1, 2))
-    grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
-    grad_bias += grad_logits.unflatten(0, (count, heads)).sum(0)
+    torch.bmm(grad, v.transpose(1, 2), out=grad_logits)
+    torch.ops.aten._softmax_backward_data(grad_logits, weights, -1, dtype, grad_input=grad_logits)
+    grad_bias.view(1, -1).addmm_(scratch.new_ones(1, count), scratch[1].flatten(1))
     torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
     torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
 
@@ -199,6 +207,9 @@ def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor
     along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
     grad_scale += along[0].sum((0, 2))[:, None]
     grads[:2].addcmul_(parts[:2], along, value=-1)
-    grads[0] *= scale
-    grads[:2] *= factor
-    return grads.permute(1, 3, 0, 2, 4).to(qkv.dtype)
+    factor[0] *= scale
+    grad_qkv = torch.empty_like(qkv)
+    by_part = grad_qkv.permute(2, 0, 3, 1, 4)
+    torch.mul(grads[:2], factor, out=by_part[:2])
+    by_part[2] = grads[2]
+    return grad_qkv

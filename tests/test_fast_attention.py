@@ -186,6 +186,16 @@ def test_the_variable_picks_the_path(monkeypatch, small):
         fast_path_wanted()
 
 
+@pytest.mark.parametrize('training', [False, True])
+def test_the_fast_kernel_is_taken(small, training):
+    model, picture = small().train(training), torch.randn(1, 3, 100, 72)
+    with torch.set_grad_enabled(training), torch.profiler.profile() as profile:
+        model(picture)
+    called = {event.key for event in profile.key_averages()}
+    assert 'aten::_scaled_dot_product_flash_attention_for_cpu' in called
+    assert 'aten::_scaled_dot_product_attention_math' not in called
+
+
 def test_dropped_attention_weights_take_the_plain_path(monkeypatch, small):
     monkeypatch.setattr(fast_attention, '_attend', lambda *_: pytest.fail('weights not dropped'))
     model, picture = small(attn_drop_rate=0.5).train(), torch.randn(1, 3, 32, 32)
