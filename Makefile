@@ -13,7 +13,7 @@ WORK := work_dirs/$(NAME)
 RUN := .venv/bin/python
 
 # Goals that are no files, or folders that are always looked into.
-.PHONY: .venv/peers env demo data/shapes test test-slow parity parity-record lint
+.PHONY: .venv/peers env demo data/shapes test test-slow parity parity-record benchmark lint
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
@@ -50,6 +50,16 @@ parity: .venv/peers
 parity-record: .venv/peers
 	@$(HF):tests $(RUN) -m parity.recorded
 	@$(MMPRETRAIN):tests $(RUN) -m parity.recorded
+
+# Against the other implementations' speed and memory: hours on 2 cores. --help for other sets.
+BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py
+
+benchmark: .venv/peers
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_fp32 --cases infer:512:8:1 \
+		infer:512:16:1 infer:1024:16:1 infer:800x1344:16:1 train:512:8:1 train:512:16:1 \
+		train:800x1344:16:2 infer:256:8:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --cases infer:512:8:1 \
+		infer:512:16:1
 
 lint: env
 	@$(RUN) -m ruff check .

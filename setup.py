@@ -38,6 +38,8 @@ setup(
         ],
         # Checkpoints in safetensors, and hf:// addresses.
         'hub': ['safetensors', 'huggingface_hub'],
+        # tools/deployment/export_onnx.py
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
         'dev': ['pytest', 'hypothesis', 'ruff'],
     },
 )

@@ -87,13 +87,19 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
-        height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
-        if torch.compiler.is_compiling() or x.shape[1] % 2 or x.shape[2] % 2:
-            # By one, needed or not: so a compiled graph serves all sizes.
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))[:, :2 * height, :2 * width]
+        height, width = x.shape[1:3]
         # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order that checkpoints are in.
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, H/2, row, W/2, column, C)
-        return self.norm(self.reduction(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        if torch.compiler.is_compiling():
+            # Padded by one, needed or not, and cut in steps: so one graph serves all sizes.
+            x = F.pad(x, (0, 0, 0, 1, 0, 1))
+            x = torch.cat([x[:, row:height + row:2, col:width + col:2]
+                           for col in (0, 1) for row in (0, 1)], dim=-1)
+        else:
+            if height % 2 or width % 2:
+                x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+            x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, row, W/2, column, C)
+            x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.norm(self.reduction(x))
 
 
 class Mlp(nn.Module):

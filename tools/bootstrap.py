@@ -31,7 +31,7 @@ PYTHON_WANTED = (3, 11)
 # What mmcv's build and everything else stand on, and then everything else.
 BASE = ['setuptools', 'wheel', 'ninja', 'torch']
 STACK = ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors',
-         'huggingface_hub', 'pytest', 'hypothesis', 'ruff']
+         'huggingface_hub', 'onnx', 'onnxscript', 'onnxruntime', 'pytest', 'hypothesis', 'ruff']
 # The other implementations, for parity tests. Each folder goes before .venv on the path: in there
 # torchvision would disturb mmengine, and mmpretrain cannot be imported beside transformers.
 PEERS_FOLDER = os.path.join(VENV, 'peers')

@@ -1,0 +1,87 @@
+"""The parent's side of a worker process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.benchmarking.cases import PEER_FOLDERS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class WorkerError(Exception):
+    """A contestant cannot go on; the message is the reason, on one line."""
+
+
+class Worker:
+    """A process of its own for one contestant and one case: peak memory is a process's.
+
+    Between requests it waits on its pipe, and takes no CPU time.
+
+    Args:
+        contestant: Its name.
+        peers_folder: Where the folders of the other libraries are; one that is missing is left out.
+        threads: CPU threads.
+    """
+
+    def __init__(self, contestant: str, peers_folder: Path, threads: int):
+        self.contestant = contestant
+        self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed in `close`)
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'tools.benchmarking.worker'], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=environment(contestant, peers_folder, threads))
+
+    def ask(self, do: str, **arguments: object) -> dict:
+        """Send a request and wait for its answer; see ``worker.py``.
+
+        Raises:
+            WorkerError: If the contestant fails, or its process has ended.
+        """
+        try:
+            self._process.stdin.write(json.dumps({'do': do, **arguments}) + '\n')
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ''
+        if not line:
+            raise WorkerError(self._epitaph())
+        answer = json.loads(line)
+        if 'error' in answer:
+            raise WorkerError(answer['error'])
+        return answer
+
+    def _epitaph(self) -> str:
+        status = self._process.wait()
+        text = f'its process ended with status {status}'
+        if status < 0:
+            text = f'its process was ended by {signal.Signals(-status).name}'
+            if -status == signal.SIGKILL:
+                text += ' (out of memory?)'
+        self._errors.seek(0)
+        said = [line.strip() for line in self._errors if line.strip()]
+        return text + (f': {said[-1]}' if said else '')
+
+    def close(self) -> None:
+        """End the process; it is no error if it has ended."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def environment(contestant: str, peers_folder: Path, threads: int) -> dict[str, str]:
+    """The environment variables of a contestant's process."""
+    paths = [str(ROOT)]
+    if contestant in PEER_FOLDERS:
+        folder = (peers_folder / PEER_FOLDERS[contestant]).resolve()
+        paths += [str(folder)] if folder.is_dir() else []
+    paths += [path for path in [os.environ.get('PYTHONPATH')] if path]
+    variables = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths),
+                 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+    if contestant in ('ours_plain', 'gemm'):
+        variables['SWINV2_ATTENTION'] = 'plain'
+    return variables

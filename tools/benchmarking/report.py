@@ -1,0 +1,87 @@
+"""Tables and files of a benchmark."""
+
+import json
+import os
+from pathlib import Path
+
+from tools.benchmarking.cases import LABELS
+from tools.benchmarking.chart import draw
+
+_HEAD = ('contestant', 'median ms', 'IQR ms', 'min ms', 'x fastest peer', 'of GEMM limit',
+         'peak MB')
+
+
+def rows(result: dict) -> list[tuple[str, ...]]:
+    """The cells of a case's table, its head first; '-' where there is no number."""
+    cells = [_HEAD]
+    for name, measured in result['contestants'].items():
+        times = (f'{1e3 * measured[key]:.2f}' for key in ('median', 'iqr', 'min'))
+        limit = name == 'gemm'  # Its buffers are no activations.
+        cells.append((LABELS[name], *times, _number(measured['speed'], '.2f'),
+                      '-' if limit else _number(measured['limit_fraction'], '.0%'),
+                      '-' if limit else _number(measured['bytes'] / 1e6, '.1f')))
+    return cells
+
+
+def _number(value: float | None, form: str) -> str:
+    return '-' if value is None else format(value, form)
+
+
+def notes(result: dict) -> list[str]:
+    """What a case's table does not say, a line each."""
+    lines = []
+    if result['speed_ratio'] is not None:
+        lines.append(f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest peer, '
+                     f'{result["fastest_peer"]} (median of the rounds\' own ratios: '
+                     f'{result["speed_ratio_by_round"]:.2f})')
+    if result['memory_ratio'] is not None:
+        lines.append(f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest '
+                     f'peer, {result["smallest_peer"]}')
+    if result['multiply_adds'] is not None:
+        rate = _number(result['gemm_gflops'], '.1f')
+        lines.append(f'{result["multiply_adds"] / 1e9:.3f} G multiply-adds a step; its products '
+                     f'alone run at {rate} GFLOP/s')
+    if result['trimmed']:
+        lines.append('every contestant gave its memory back after each step')
+    lines += [f'{LABELS[name]} is left out: {why}' for name, why in result['left_out'].items()]
+    return lines
+
+
+def text_table(result: dict) -> str:
+    """A case for a terminal: name, aligned table, notes."""
+    cells = rows(result)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [result['name']]
+    for row in cells:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append('  '.join(['', first.strip().ljust(widths[0]), *others]))
+    return '\n'.join([*lines, *('  ' + note for note in notes(result))])
+
+
+def markdown(results: dict) -> str:
+    """All cases, under a header that says where and with what they ran."""
+    machine = results['machine']
+    lines = ['# Benchmark', '']
+    for key, value in machine.items():
+        if isinstance(value, dict):
+            value = ', '.join(f'{name} {version}' for name, version in value.items() if version)
+        elif isinstance(value, list):
+            value = ', '.join(value) or 'none'
+        lines.append(f'- {key.replace("_", " ")}: {value}')
+    for result in results['cases']:
+        head, *body = (f'| {" | ".join(row)} |' for row in rows(result))
+        lines += ['', f'## {result["name"]}', '', head, '|---' + '|---:' * (len(_HEAD) - 1) + '|',
+                  *body, '', *(f'- {note}' for note in notes(result))]
+    return '\n'.join(lines) + '\n'
+
+
+def write(results: dict, out: Path) -> None:
+    """Write results.json, results.md and chart.png, each whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (('results.json', json.dumps(results, indent=1)),
+                       ('results.md', markdown(results))):
+        partial = out / f'{name}.partial'
+        partial.write_text(text)
+        os.replace(partial, out / name)
+    draw(results, out / 'chart.partial.png')
+    os.replace(out / 'chart.partial.png', out / 'chart.png')

@@ -1,0 +1,93 @@
+"""The process of one contestant: reads requests, and answers, one line of JSON each.
+
+Requests are ``{"do": "build", "contestant": ..., "case": {...}, "arch": ..., "drop_path": ...,
+"device": ..., "compile": ..., "threads": ...}``, then any number of ``{"do": "run"}``,
+``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is answered with ``{"error": reason}``.
+It ends when its standard input does.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import TextIO
+
+import torch
+
+from tools.benchmarking.cases import ARCHITECTURES, Case
+from tools.benchmarking.gemm import Replay, record
+from tools.benchmarking.networks import build_network
+from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, timed, trim
+
+
+class Session:
+    """A contestant and its case; each public method is a request."""
+
+    def build(self, contestant: str, case: dict, arch: str, drop_path: float, device: str,
+              compile: bool, threads: int) -> dict:
+        """Get ready for a case, and do its first step, in which the maps are checked."""
+        torch.set_num_threads(threads)
+        self.device = device
+        case = Case(**case)
+        if contestant == 'gemm':
+            return self._build_limit(case, arch, drop_path)
+        network = build_network(contestant, case, arch, drop_path).to(device)
+        self.step = NetworkStep(torch.compile(network) if compile else network, case, device)
+        check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
+        return {}
+
+    def _build_limit(self, case: Case, arch: str, drop_path: float) -> dict:
+        network = build_network('ours_plain', case, arch, drop_path).to(self.device)
+        products, multiply_adds = record(NetworkStep(network, case, self.device))
+        self.step = Replay(products, self.device)
+        return {'multiply_adds': multiply_adds,
+                'recorded': sum(product.multiply_adds for product in products)}
+
+    def run(self) -> dict:
+        """Seconds of one step."""
+        return {'seconds': timed(self.step, self.device)}
+
+    def memory(self) -> dict:
+        """Bytes that a step takes at its peak; for the limit, what its buffers take."""
+        if isinstance(self.step, Replay):
+            return {'bytes': self.step.bytes, 'how': 'buffers'}
+        count, how = peak_memory(self.step, self.device)
+        return {'bytes': count, 'how': how}
+
+    def trim(self) -> dict:
+        """Give freed memory back."""
+        trim(self.device)
+        return {}
+
+
+def reason(error: Exception) -> str:
+    """Why a contestant is left out, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ''
+    if isinstance(error, ModuleNotFoundError):
+        return f'not installed ({text})'
+    return f'{type(error).__name__}: {text}'
+
+
+def take_standard_output() -> TextIO:
+    """A private copy of standard output; what libraries print goes to standard error from now."""
+    channel = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    return channel
+
+
+def main():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent closes the pipe when interrupted.
+    channel = take_standard_output()
+    session = Session()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(session, request.pop('do'))(**request)
+        except Exception as error:  # Libraries raise many kinds; each is a reason to be shown.
+            answer = {'error': reason(error)}
+        print(json.dumps(answer), file=channel, flush=True)
+
+
+if __name__ == '__main__':
+    main()
