@@ -9,13 +9,13 @@ time are in memory, in the backward too, which computes them again.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fast_path import records_gradient
+from .fast_path import FAST_PATH_SUPPORTED, records_gradient
 from .windows import WindowGrid, WindowKind
 
 # How much is in flight at a time by default: so much that it stays in a CPU core's cache, or that
@@ -80,12 +80,14 @@ def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
                      windows_at_once: int | None) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
     grad_out = grad_out.unflatten(1, qkv.shape[2:])
+    kinds = _kinds(qkv, size, window, shifted)
     at_once = windows_at_once or max(1, _LOGITS.get(qkv.device.type, 2**25) // bias.numel())
+    at_once = min(at_once, max(len(kind.tokens) for kind in kinds))
     # Memory for what is as large as the logits: asked for again and again, it would be given back
     # to the system each time.
     scratch = bias.new_empty(2, at_once, *bias.shape)
     with torch.autocast(qkv.device.type, enabled=False):
-        for kind in _kinds(qkv, size, window, shifted):
+        for kind in kinds:
             mask = _masked(bias, kind)
             for tokens in kind.tokens.split(at_once):
                 grad_windows = _gather(grad_out, tokens)
@@ -96,28 +98,6 @@ def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
                                             *grads[1:], scratch[:, :len(tokens)])
                 _scatter(windows, tokens, kind, grads[0].flatten(1))
     return grads
-
-
-# As operators they are opaque to torch.compile: their loops over windows stay out of the graph,
-# and so does all arithmetic on the size of the map.
-_attend_operator = torch.library.custom_op(
-    'swinv2_backbone::attend', _attend, mutates_args=(), schema=(
-        '(Tensor qkv, Tensor scale, Tensor bias, SymInt[] size, SymInt[] window, bool shifted, '
-        'int? windows_at_once) -> Tensor'))
-_attend_backward_operator = torch.library.custom_op(
-    'swinv2_backbone::attend_backward', _attend_backward, mutates_args=(), schema=(
-        '(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, SymInt[] size, SymInt[] window, '
-        'bool shifted, int? windows_at_once) -> (Tensor, Tensor, Tensor)'))
-
-
-@_attend_operator.register_fake
-def _(qkv, scale, bias, size, window, shifted, windows_at_once):
-    return qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3])
-
-
-@_attend_backward_operator.register_fake
-def _(grad_out, qkv, scale, bias, size, window, shifted, windows_at_once):
-    return torch.empty_like(qkv), torch.empty_like(scale), torch.empty_like(bias)
 
 
 def _keep_inputs(ctx, inputs, output):
@@ -131,7 +111,29 @@ def _backward_of_operator(ctx, grad_out):
     return *grads, None, None, None, None
 
 
-_attend_operator.register_autograd(_backward_of_operator, setup_context=_keep_inputs)
+def _operators() -> tuple[Callable, Callable]:
+    """The two functions as operators of torch's, the first one differentiable by the second.
+
+    To torch.compile they are opaque: their loops over windows stay out of the graph, and so does
+    all arithmetic on the size of the map.
+    """
+    windows = 'SymInt[] size, SymInt[] window, bool shifted, int? windows_at_once'
+    forward = torch.library.custom_op(
+        'swinv2_backbone::attend', _attend, mutates_args=(),
+        schema=f'(Tensor qkv, Tensor scale, Tensor bias, {windows}) -> Tensor')
+    backward = torch.library.custom_op(
+        'swinv2_backbone::attend_backward', _attend_backward, mutates_args=(),
+        schema=f'(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, {windows}) '
+               '-> (Tensor, Tensor, Tensor)')
+    # What a tracer is to know of the results: shapes and dtypes.
+    forward.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3]))
+    backward.register_fake(lambda grad_out, *inputs: tuple(map(torch.empty_like, inputs[:3])))
+    forward.register_autograd(_backward_of_operator, setup_context=_keep_inputs)
+    return forward, backward
+
+
+if FAST_PATH_SUPPORTED:
+    _attend_operator, _attend_backward_operator = _operators()
 
 
 def _kinds(qkv: Tensor, size: Sequence[int], window: Sequence[int],

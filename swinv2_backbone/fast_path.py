@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
+# From torch 2.7 on. Older ones always run the plain definition.
+FAST_PATH_SUPPORTED = hasattr(torch.library, 'custom_op') and hasattr(torch.compiler,
+                                                                      'is_exporting')
 
 
 def fast_path_wanted() -> bool:
@@ -18,7 +21,7 @@ def fast_path_wanted() -> bool:
     Raises:
         ValueError: If the variable is neither 'fast' nor 'plain'.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if not FAST_PATH_SUPPORTED or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
     wanted = os.environ.get(IMPLEMENTATION_VARIABLE, 'fast')
     if wanted not in ('fast', 'plain'):

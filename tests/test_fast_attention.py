@@ -1,5 +1,9 @@
 """The fast twin equals the plain definition, and keeps its promises about memory and hooks."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import SMALL_ARCH, enliven
@@ -247,3 +251,20 @@ def test_fused_gelu_is_exact():
     linear, act, x = nn.Linear(96, 384), nn.GELU(), 3 * torch.randn(500, 96)
     with torch.no_grad():
         torch.testing.assert_close(linear_gelu(x, linear, act), act(linear(x)), rtol=0, atol=2e-6)
+
+
+def test_a_torch_without_the_operators_runs_the_plain_definition():
+    code = """
+import mmengine.model  # torch.distributed, which it imports, is to find the function
+import torch
+del torch.library.custom_op
+from swinv2_backbone import SwinTransformerV2, fast_path
+assert not fast_path.fast_path_wanted()
+model = SwinTransformerV2(dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1,) * 4))
+sum(out.sum() for out in model(torch.rand(1, 3, 64, 64))).backward()
+with torch.no_grad():
+    print(len(model.eval()(torch.rand(1, 3, 64, 64))))
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                            cwd=Path(__file__).parents[1])
+    assert result.stdout.strip() == '4', result.stderr
