@@ -45,8 +45,6 @@ DEFECTS = [
      'window = (min(*window, *size),) * 2'),
     ('padded_tokens_are_attended_to', 'windows.py',
      'return (same_part | padded_query) & real[:, None, :]', 'return same_part | padded_query'),
-    ('zero_keys_of_pads_give_nan', 'fast_attention.py',
-     'F.threshold_(length, 1e-12, torch.inf).reciprocal_()', 'length.reciprocal_()'),
     ('zero_keys_of_pads_give_nan', 'attention.py',
      'return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero',
      'return x / squared.sqrt()'),
