@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import WindowAttention
-from .fast_path import fast_path_wanted, has_hooks, linear_gelu, records_gradient
+from .fast_path import (
+    TOKENS_IN_CACHE,
+    fast_path_wanted,
+    has_hooks,
+    linear_gelu,
+    records_gradient,
+)
 from .windows import Pair, WindowGrid
-
-_TOKENS_IN_CACHE = 2048
 
 
 class DropPath(nn.Module):
@@ -152,7 +156,7 @@ class SwinTransformerBlock(nn.Module):
         attended = self.attn(x, grid, pretrained_window)
         if not self._goes_in_pieces(x):
             return self._add_branches(x, attended)
-        pieces = zip(*(y.flatten(0, 2).split(_TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
+        pieces = zip(*(y.flatten(0, 2).split(TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
         return torch.cat([self._add_branches(*piece) for piece in pieces]).view_as(x)
 
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:

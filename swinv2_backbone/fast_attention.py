@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fast_path import FAST_PATH_SUPPORTED, records_gradient
+from .fast_path import FAST_PATH_SUPPORTED, TOKENS_IN_CACHE, records_gradient
 from .windows import WindowGrid, WindowKind
 
-# How much is in flight at a time by default: so much that it stays in a CPU core's cache, or that
-# it fills a GPU.
-_TOKENS = {'cpu': 2048}
-_LOGITS = {'cpu': 2**21, 'cuda': 2**25}
+# Logits in flight in a backward by default: what a CPU's cache holds, what fills a GPU.
+_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**21, 2**25
 
 
 def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
@@ -56,11 +54,12 @@ def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, size: Sequence[int], windo
     # (A mask that wants a gradient sends SDPA down its slow path, with gradients off, too.)
     qkv, scale, bias = (x.detach() for x in (qkv, scale, bias))
     out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
-    device = qkv.device.type
-    if device != 'cpu':
+    if qkv.device.type == 'cpu':
+        at_once = windows_at_once or max(1, TOKENS_IN_CACHE // bias.shape[1])
+    else:
+        at_once = windows_at_once or len(qkv)  # All of them.
         bias = bias.to(qkv.dtype)  # Only the CPU's kernel takes a mask of another dtype.
-    at_once = windows_at_once or max(1, _TOKENS.get(device, 2**31) // bias.shape[1])
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(qkv.device.type, enabled=False):
         for kind in _kinds(qkv, size, window, shifted):
             mask = _masked(bias, kind)[None]
             for tokens in kind.tokens.split(at_once):
@@ -81,7 +80,8 @@ def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
     grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
     grad_out = grad_out.unflatten(1, qkv.shape[2:])
     kinds = _kinds(qkv, size, window, shifted)
-    at_once = windows_at_once or max(1, _LOGITS.get(qkv.device.type, 2**25) // bias.numel())
+    budget = _LOGITS_ON_CPU if qkv.device.type == 'cpu' else _LOGITS_ELSEWHERE
+    at_once = windows_at_once or max(1, budget // bias.numel())
     at_once = min(at_once, max(len(kind.tokens) for kind in kinds))
     # Memory for what is as large as the logits: asked for again and again, it would be given back
     # to the system each time.

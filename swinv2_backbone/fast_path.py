@@ -10,6 +10,9 @@ IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
 FAST_PATH_SUPPORTED = hasattr(torch.library, 'custom_op') and hasattr(torch.compiler,
                                                                       'is_exporting')
 
+# So much at a time stays in the cache of a CPU.
+TOKENS_IN_CACHE = 2048
+
 
 def fast_path_wanted() -> bool:
     """Whether to run the fast twin instead of the plain definition.

@@ -40,18 +40,22 @@ def assert_equal_maps(ours, theirs, atol=2e-5):
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
+def assert_same(compiled, model, picture):
+    """The maps, and in train mode the gradients, of a compiled model and of the model."""
+    if model.training:
+        wanted, got = (gradients(model, run, picture) for run in (model, compiled))
+        for name, value in wanted.items():
+            assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
+    with torch.set_grad_enabled(model.training):
+        assert_equal_maps(compiled(picture), model(picture))
+
+
 @pytest.mark.parametrize('training', [False, True])
 def test_one_graph_serves_all_sizes(training):
     model = shallow().train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
     for size in SIZES:
-        picture = torch.randn(2, 3, *size)
-        if training:
-            wanted, got = (gradients(model, run, picture) for run in (model, compiled))
-            for name, value in wanted.items():
-                assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
-        with torch.set_grad_enabled(training):
-            assert_equal_maps(compiled(picture), model(picture))
+        assert_same(compiled, model, torch.randn(2, 3, *size))
     assert counters['stats']['unique_graphs'] == 1
 
 
@@ -80,7 +84,10 @@ def test_operators_keep_torchs_rules():
     from swinv2_backbone import fast_attention
     inputs = [torch.randn(20, 3, 2, 4), 5 + torch.rand(2, 1, 1), torch.randn(2, 9, 9)]
     inputs = [x.requires_grad_() for x in inputs]
-    torch.library.opcheck(fast_attention._attend_operator, (*inputs, [5, 4], [3, 3], True, None))
+    found = torch.library.opcheck(fast_attention._attend_operator,
+                                  (*inputs, [5, 4], [3, 3], True, None))
+    assert set(found.values()) == {'SUCCESS'}, found
+    assert 'test_autograd_registration' in found
 
 
 def test_torch_export_needs_no_operator_of_ours():
@@ -98,13 +105,7 @@ def test_inductor(training):
     model = shallow().train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for size in SIZES[:2]:
-        picture = torch.randn(1, 3, *size)
-        if training:
-            wanted, got = (gradients(model, run, picture) for run in (model, compiled))
-            for name, value in wanted.items():
-                assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
-        with torch.set_grad_enabled(training):
-            assert_equal_maps(compiled(picture), model(picture))
+        assert_same(compiled, model, torch.randn(1, 3, *size))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

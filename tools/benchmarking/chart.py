@@ -54,5 +54,5 @@ def draw(results: dict, path: Path) -> None:
     figure.legend([plt.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in shown],
                   [LABELS[name] for name in shown], loc='outside lower center', ncols=4,
                   fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, format='png')
     plt.close(figure)

@@ -1,9 +1,9 @@
 """Tables and files of a benchmark."""
 
 import json
-import os
 from pathlib import Path
 
+from swinv2_backbone.checkpoint_files import whole_file
 from tools.benchmarking.cases import LABELS
 from tools.benchmarking.chart import draw
 
@@ -77,11 +77,9 @@ def markdown(results: dict) -> str:
 
 def write(results: dict, out: Path) -> None:
     """Write results.json, results.md and chart.png, each whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
     for name, text in (('results.json', json.dumps(results, indent=1)),
                        ('results.md', markdown(results))):
-        partial = out / f'{name}.partial'
-        partial.write_text(text)
-        os.replace(partial, out / name)
-    draw(results, out / 'chart.partial.png')
-    os.replace(out / 'chart.partial.png', out / 'chart.png')
+        with whole_file(out / name) as partial:
+            Path(partial).write_text(text)
+    with whole_file(out / 'chart.png') as partial:
+        draw(results, Path(partial))

@@ -1,7 +1,6 @@
 """Write a segmentor, or the backbone of any config, as ONNX, and hold it against onnxruntime."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from swinv2_backbone.checkpoint_files import whole_file
 from swinv2_backbone.compat import mmengine_checkpoints_allowed
 from tools import cli
 from tools.config_checks import UserError
@@ -80,12 +80,9 @@ def export(model: nn.Module, picture: Tensor, outputs: list[str], path: Path) ->
         outputs: Names.
         path: The file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial.onnx')
-    with torch.no_grad():
+    with whole_file(path) as partial, torch.no_grad():
         torch.onnx.export(model, (picture,), partial, input_names=['picture'],
                           output_names=outputs, dynamo=True, external_data=False, verbose=False)
-    os.replace(partial, path)
 
 
 def largest_difference(model: nn.Module, picture: Tensor, path: Path) -> float:
