@@ -1,5 +1,6 @@
 """ONNX files of the backbone and of a whole segmentor give onnxruntime what torch computes."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/segmentation/upernet_swinv2_tiny_shapes.py'
@@ -61,6 +63,30 @@ def test_onnxruntime_agrees(segmentor, tmp_path, what):
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.slow  # Tracing with unknown sizes takes a minute each.
+@pytest.mark.parametrize('what', [[], ['--backbone']], ids=['segmentor', 'backbone'])
+def test_one_file_for_many_sizes(segmentor, tmp_path, what):
+    import onnxruntime
+    out = tmp_path / 'model.onnx'
+    result = export(*segmentor, '--out', out, '--size', '512', '768', '--dynamic', *what)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert 'compared at (512, 768) and (768, 1280)' in result.stdout
+    picture, = onnxruntime.InferenceSession(out).get_inputs()
+    assert picture.shape[:2] == [1, 3]
+    assert all(isinstance(side, str) for side in picture.shape[2:]), picture.shape
+
+
+@pytest.mark.parametrize('size', [(7, 16), (25, 33), (5, 4), (1, 1)])
+@pytest.mark.parametrize('bins', [(1, 1), (3, 3), (6, 2)])
+def test_pooling_without_fixed_bins(size, bins):
+    from tools.deployment.export_onnx import without_fixed_bins
+    picture = torch.randn(2, 3, *size)
+    wanted = nn.Sequential(nn.AdaptiveAvgPool2d(bins))
+    found = without_fixed_bins(copy.deepcopy(wanted))
+    assert not any(isinstance(module, nn.AdaptiveAvgPool2d) for module in found.modules())
+    torch.testing.assert_close(found(picture), wanted(picture))
+
+
 def test_a_difference_is_noticed(segmentor, tmp_path, monkeypatch):
     from tools.deployment import export_onnx
     cfg = Config.fromfile(segmentor[0])
@@ -83,6 +109,15 @@ def test_bad_arguments_on_one_line(segmentor, tmp_path, arguments, message):
     result = export(*segmentor, '--out', tmp_path / 'model.onnx', *arguments)
     assert result.returncode == 2
     assert message in result.stderr.strip().splitlines()[-1]
+
+
+def test_sizes_that_a_file_of_many_sizes_cannot_be_traced_at(segmentor, tmp_path):
+    result = export(*segmentor, '--out', tmp_path / 'model.onnx', '--dynamic', '--size', '256')
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith(
+        "--size: got 256 x 256, allowed with --dynamic and the config's windows: multiples of "
+        '256 x 256, from 2 to 62 times')
+    assert not (tmp_path / 'model.onnx').exists()
 
 
 def test_a_checkpoint_that_does_not_fit(segmentor, tmp_path):

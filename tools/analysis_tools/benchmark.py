@@ -82,11 +82,12 @@ class Race:
         """Build a contestant; its first steps, and its memory."""
         args, train = self.args, self.case.mode == 'train'
         worker = self.workers[name]
+        more = dict(windows_at_once=args.windows_at_once) if name == 'ours_sequential' else {}
         with self._attempt(name):
             built = worker.ask(
                 'build', contestant=name, case=dataclasses.asdict(self.case), arch=args.arch,
                 drop_path=args.drop_path if train else 0.0, device=args.device,
-                compile=args.compile, threads=args.threads)
+                compile=args.compile, threads=args.threads, **more)
             worker.ask('run')
             self.found[name] = dict(label=LABELS[name], **built, **worker.ask('memory'), seconds=[])
             worker.ask('trim')
@@ -127,10 +128,12 @@ def main():
     args = parse_args()
     # As an exception, so that the workers are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    contestants = ['ours', *['ours_plain'] * args.plain, *args.peers, 'gemm']
+    contestants = ['ours', *['ours_plain'] * args.plain,
+                   *['ours_sequential'] * bool(args.windows_at_once), *args.peers, 'gemm']
     results = dict(machine=machine.describe(args.device, args.threads, args.peers_folder),
                    settings=dict(arch=args.arch, drop_path=args.drop_path, compile=args.compile,
-                                 rounds=args.rounds, warm_up=args.warm_up), cases=[])
+                                 rounds=args.rounds, warm_up=args.warm_up,
+                                 windows_at_once=args.windows_at_once), cases=[])
     cases = cases_of(args)
     for index, case in enumerate(cases):
         say(f'case {index + 1} of {len(cases)}: {case}')

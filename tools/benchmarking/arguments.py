@@ -73,6 +73,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--peers', nargs='*', choices=PEERS, default=list(PEERS),
         help='whom to compare with; swin_v1 is the V1 network, not an implementation of V2')
     add('--plain', action='store_true', help='also ours with SWINV2_ATTENTION=plain')
+    add('--windows-at-once', type=positive, metavar='N',
+        help='also ours with N windows in flight at a time')
     add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--compile', action='store_true', help='torch.compile every contestant')
     add('--rounds', type=positive, default=10, help='timed steps of each contestant')

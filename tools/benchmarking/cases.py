@@ -11,7 +11,8 @@ ARCHITECTURES = {
 }
 # What each contestant is called in tables. Order is the order of a round.
 LABELS = {
-    'ours': 'ours', 'ours_plain': 'ours, plain attention', 'timm': 'timm',
+    'ours': 'ours', 'ours_plain': 'ours, plain attention',
+    'ours_sequential': 'ours, windows_at_once', 'timm': 'timm',
     'transformers': 'transformers', 'torchvision': 'torchvision', 'mmpretrain': 'mmpretrain',
     'swin_v1': 'V1 Swin-T (timm)', 'gemm': 'GEMM limit',
 }

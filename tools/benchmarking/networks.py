@@ -32,11 +32,11 @@ class Maps(nn.Module):
         return list(self.maps(self.network, x))
 
 
-def _ours(arch: dict, case: Case, drop_path: float) -> Maps:
+def _ours(arch: dict, case: Case, drop_path: float, **more: object) -> Maps:
     from swinv2_backbone import SwinTransformerV2
     return Maps(SwinTransformerV2(
         arch=arch, window_size=case.window, pretrained_window_sizes=PRETRAINED_WINDOW,
-        drop_path_rate=drop_path), lambda network, x: network(x))
+        drop_path_rate=drop_path, **more), lambda network, x: network(x))
 
 
 def _intermediates(network: nn.Module, x: Tensor) -> list[Tensor]:
@@ -100,8 +100,9 @@ def _mmpretrain(arch: dict, case: Case, drop_path: float) -> Maps:
         pretrained_window_sizes=[PRETRAINED_WINDOW] * 4), lambda network, x: network(x))
 
 
-_BUILDERS = {'ours': _ours, 'ours_plain': _ours, 'timm': _timm, 'transformers': _transformers,
-             'torchvision': _torchvision, 'mmpretrain': _mmpretrain, 'swin_v1': _swin_v1}
+_BUILDERS = {'ours': _ours, 'ours_plain': _ours, 'ours_sequential': _ours, 'timm': _timm,
+             'transformers': _transformers, 'torchvision': _torchvision,
+             'mmpretrain': _mmpretrain, 'swin_v1': _swin_v1}
 
 
 _kept: list[torch.library.Library] = []  # A library undoes its definitions when collected.
@@ -120,10 +121,12 @@ def declare_torchvision_operators() -> None:
         _kept.append(library)
 
 
-def build_network(contestant: str, case: Case, arch: str, drop_path: float) -> Maps:
+def build_network(contestant: str, case: Case, arch: str, drop_path: float,
+                  **more: object) -> Maps:
     """A contestant's network with random weights, in train or eval mode as the case says.
 
-    Norm weights are near 1, so that no residual branch is blank, and biases are near 0.
+    Norm weights are near 1, so that no residual branch is blank, and biases are near 0. What
+    `more` there is goes to the constructor, which must be ours.
 
     Raises:
         ImportError: If its library is not installed.
@@ -131,7 +134,7 @@ def build_network(contestant: str, case: Case, arch: str, drop_path: float) -> M
     if contestant in PEERS:
         declare_torchvision_operators()
     torch.manual_seed(0)
-    network = _BUILDERS[contestant](ARCHITECTURES[arch], case, drop_path)
+    network = _BUILDERS[contestant](ARCHITECTURES[arch], case, drop_path, **more)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim == 1:

@@ -1,7 +1,7 @@
 """The process of one contestant: reads requests, and answers, one line of JSON each.
 
 Requests are ``{"do": "build", "contestant": ..., "case": {...}, "arch": ..., "drop_path": ...,
-"device": ..., "compile": ..., "threads": ...}``, then any number of ``{"do": "run"}``,
+"device": ..., "compile": ..., "threads": ...}`` (more goes to our constructor), then any number of ``{"do": "run"}``,
 ``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is answered with ``{"error": reason}``.
 It ends when its standard input does.
 """
@@ -24,14 +24,14 @@ class Session:
     """A contestant and its case; each public method is a request."""
 
     def build(self, contestant: str, case: dict, arch: str, drop_path: float, device: str,
-              compile: bool, threads: int) -> dict:
+              compile: bool, threads: int, **more: object) -> dict:
         """Get ready for a case, and do its first step, in which the maps are checked."""
         torch.set_num_threads(threads)
         self.device = device
         case = Case(**case)
         if contestant == 'gemm':
             return self._build_limit(case, arch, drop_path)
-        network = build_network(contestant, case, arch, drop_path).to(device)
+        network = build_network(contestant, case, arch, drop_path, **more).to(device)
         self.step = NetworkStep(torch.compile(network) if compile else network, case, device)
         check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
         return {}
