@@ -55,11 +55,15 @@ parity-record: .venv/peers
 BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py
 
 benchmark: .venv/peers
-	@$(BENCHMARK) --out work_dirs/benchmark/cpu_fp32 --cases infer:512:8:1 \
-		infer:512:16:1 infer:1024:16:1 infer:800x1344:16:1 train:512:8:1 train:512:16:1 \
-		train:800x1344:16:2 infer:256:8:1
-	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --cases infer:512:8:1 \
-		infer:512:16:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_fp32 --cases infer:256:8:1 infer:512:8:1 \
+		infer:512:16:1 train:512:8:1 train:512:16:1 infer:800x1344:16:1 infer:1024:16:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_sequential --windows-at-once 1 --peers --rounds 5 \
+		--cases infer:512:16:1 infer:1024:16:1 train:512:16:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_compile --compile --rounds 5 --cases infer:512:8:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --rounds 3 \
+		--cases infer:512:8:1 infer:512:16:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 --warm-up 0 \
+		--cases train:800x1344:16:2
 
 lint: env
 	@$(RUN) -m ruff check .

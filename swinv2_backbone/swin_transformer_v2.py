@@ -1,7 +1,8 @@
 """SwinTransformerV2, the multi-scale backbone."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -15,6 +16,7 @@ from .blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
 from .checkpoint_files import METADATA_KEY
 from .pretrained import PretrainedSwinV2
 from .trained_windows import agree, windows_of_metadata
+from .windows import Pair
 
 
 def _is_pretrained(init_type: str | type) -> bool:
@@ -161,6 +163,48 @@ class SwinTransformerV2(BaseModule):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outputs)
+
+    @property
+    def window_size(self) -> tuple[Pair, ...]:
+        """The attention window (height, width) in tokens of each stage that was built."""
+        return tuple(stage.window for stage in self.layers)
+
+    def set_window_size(self, window_size: int | Sequence) -> None:
+        """Change the attention windows of a model, loaded and trained as it may be.
+
+        From now on it computes what a model built with these windows, and the same
+        `pretrained_window_sizes` and weights, computes. No weights are touched. (A model built with
+        ``pretrained_window_sizes=None`` keeps the windows it was built with as the unit of its
+        position bias.)
+
+        Args:
+            window_size: In the constructor's forms.
+
+        Raises:
+            TypeError, ValueError: If it is in none of them; nothing is changed then.
+        """
+        # (Not strict: `out_indices` may leave out the last stages.)
+        windows = args.parse_windows('window_size', window_size)
+        for stage, window in zip(self.layers, windows, strict=False):
+            stage.window = window
+
+    @contextmanager
+    def window_size_as(self, window_size: int | Sequence) -> Iterator['SwinTransformerV2']:
+        """Use other attention windows inside a ``with`` block, as for testing at larger ones.
+
+        Args:
+            window_size: As for :meth:`set_window_size`.
+
+        Yields:
+            The model itself. Its windows are as before when the block ends, however it does.
+        """
+        before = self.window_size
+        self.set_window_size(window_size)
+        try:
+            yield self
+        finally:
+            for stage, window in zip(self.layers, before, strict=True):
+                stage.window = window
 
     def _check_input(self, x: Tensor) -> None:
         wanted = f'a floating-point tensor (B, {self.in_channels}, H, W)'

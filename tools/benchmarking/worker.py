@@ -1,9 +1,9 @@
 """The process of one contestant: reads requests, and answers, one line of JSON each.
 
 Requests are ``{"do": "build", "contestant": ..., "case": {...}, "arch": ..., "drop_path": ...,
-"device": ..., "compile": ..., "threads": ...}`` (more goes to our constructor), then any number of ``{"do": "run"}``,
-``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is answered with ``{"error": reason}``.
-It ends when its standard input does.
+"device": ..., "compile": ..., "threads": ...}`` (what else is in it goes to our constructor), then
+any number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is
+answered with ``{"error": reason}``. It ends when its standard input does.
 """
 
 import json
