@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 from tools.benchmarking.cases import LABELS
 
 # Ours stands out, the limit stands back.
-_COLOURS = dict(zip(LABELS, ('#c0392b', '#e59866', '#1f618d', '#2e86c1', '#5dade2', '#85c1e9',
-                             '#7d9a6b', '#d0d3d4'), strict=True))
+_COLOURS = dict(zip(LABELS, ('#c0392b', '#e59866', '#f0b27a', '#1f618d', '#2e86c1', '#5dade2',
+                             '#85c1e9', '#7d9a6b', '#d0d3d4'), strict=True))
 
 
 def draw(results: dict, path: Path) -> None:
