@@ -43,7 +43,7 @@ ORDER = ['version', 'errors', 'windows', 'fast_path', 'position_bias', 'fast_att
          'attention', 'blocks', 'arguments',
          'releases', 'checkpoint_files', 'trained_windows', 'key_rules', 'key_maps',
          'checkpoint', 'export', 'download', 'compat', 'pretrained', 'swin_transformer_v2',
-         '__init__', '__main__']
+         'optim', '__init__', '__main__']
 
 
 def test_every_module_has_its_place():

@@ -27,7 +27,7 @@ _ALSO_READ = {
     'optim_wrapper': ('constructor', 'paramwise_cfg', 'dtype', 'loss_scale', 'use_fsdp'),
     'optim_wrapper.paramwise_cfg': (
         'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
-        'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
+        'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate'),
 }
 
 

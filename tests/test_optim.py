@@ -1,0 +1,200 @@
+"""Layer-wise decay: which layer a parameter is in, what it gets, what never decays."""
+
+import logging
+
+import pytest
+import torch
+from conftest import SMALL_ARCH
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.arguments import ARCHITECTURES
+from swinv2_backbone.optim import describe, layer_of
+
+RATE = 0.5
+CONSTRUCTOR = 'swinv2_backbone.SwinV2LayerDecayConstructor'
+
+
+class Segmentor(nn.Module):
+    """What surrounds a backbone in the toolboxes: a head with a norm and a convolution."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = SwinTransformerV2(**{'arch': SMALL_ARCH, **kwargs})
+        self.head = nn.Sequential(nn.Conv2d(16, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        return self.head(maps[0]).mean() + sum(out.square().mean() for out in maps[1:])
+
+
+def wrapper(model, paramwise=None, constructor=CONSTRUCTOR, **optimizer):
+    optimizer = {'type': 'AdamW', 'lr': 0.1, 'weight_decay': 0.05, **optimizer}
+    return build_optim_wrapper(model, dict(
+        type='OptimWrapper', optimizer=optimizer, constructor=constructor,
+        paramwise_cfg=paramwise or dict(layer_decay_rate=RATE)))
+
+
+def by_name(model, groups):
+    """Name of each parameter to its group, and that each has exactly one."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[parameter]: group for group in groups for parameter in group['params']}
+    assert sum(len(group['params']) for group in groups) == len(found)
+    return found
+
+
+def test_layers():
+    depths = [2, 2, 6, 2]
+    assert [layer_of(name, depths) for name in (
+        'patch_embed.proj.weight', 'patch_embed.norm.bias', 'layers.0.blocks.0.norm1.weight',
+        'layers.0.blocks.1.mlp.fc1.bias', 'layers.0.downsample.reduction.weight',
+        'layers.1.blocks.0.attn.q_bias', 'layers.1.downsample.norm.weight',
+        'layers.2.blocks.0.attn.logit_scale', 'layers.2.blocks.5.attn.cpb_mlp.0.weight',
+        'layers.2.downsample.reduction.weight', 'layers.3.blocks.1.attn.proj.weight',
+        'norm0.weight', 'norm3.bias')] == [0, 0, 1, 2, 2, 3, 4, 5, 10, 10, 12, 13, 13]
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_all_architectures_fall_evenly(arch):
+    model = SwinTransformerV2({**ARCHITECTURES[arch], 'embed_dims': 48})  # All heads divide it.
+    depth = sum(ARCHITECTURES[arch]['depths'])
+    layers = {layer_of(name, ARCHITECTURES[arch]['depths'])
+              for name, _ in model.named_parameters()}
+    assert layers == set(range(depth + 2))
+
+
+def test_rates_and_decay_of_every_parameter():
+    model = Segmentor()
+    found = by_name(model, wrapper(model).optimizer.param_groups)
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, group in found.items():
+        layer = (9 if name.startswith('head.')
+                 else layer_of(name.removeprefix('backbone.'), [2, 2, 2, 2]))
+        assert group['lr'] == pytest.approx(0.1 * RATE**(9 - layer)), name
+        exempt = (name.endswith('bias') or 'norm' in name or 'cpb_mlp' in name
+                  or 'logit_scale' in name or name == 'head.1.weight')
+        assert group['weight_decay'] == (0 if exempt else 0.05), name
+    assert [found[f'backbone.{name}']['lr_scale'] for name in (
+        'norm3.weight', 'layers.3.blocks.1.norm1.weight', 'patch_embed.proj.weight')] == [
+        1, RATE, RATE**9]
+
+
+def test_the_printed_table(caplog, monkeypatch):
+    model = nn.Sequential()
+    model.add_module('backbone', SwinTransformerV2(
+        arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1,) * 4), out_indices=(0,)))
+    model.add_module('head', nn.Linear(8, 2))
+    printed = []
+    monkeypatch.setattr('swinv2_backbone.optim.print_log',
+                        lambda text, logger, **_: printed.append((text, logger)))
+    groups = wrapper(model).optimizer.param_groups
+    assert printed == [(describe(groups), 'current')]
+    lines = [line.split() for line in printed[0][0].splitlines()]
+    assert lines[0] == ['layer-wise', 'decay', 'of', 'the', 'learning', 'rate']
+    assert lines[1] == ['group', 'lr', 'scale', 'lr', 'weight', 'decay', 'tensors', 'parameters']
+    # Patch embed: 8 x 3 x 4 x 4 weights; bias, norm. Block: qkv 192, proj 64, MLP 2 x 256;
+    # biases 8 + 8 + 8 + 32 + 8, norms 32, logit_scale 1, cpb_mlp 1024 + 512 + 512.
+    assert lines[2:] == [
+        ['backbone', 'layer', '0', '0.2500', '0.025', '0', '3', '24'],
+        ['backbone', 'layer', '0', '0.2500', '0.025', '0.05', '1', '384'],
+        ['backbone', 'layer', '1', '0.5000', '0.05', '0', '13', '2,145'],
+        ['backbone', 'layer', '1', '0.5000', '0.05', '0.05', '4', '768'],
+        ['backbone', 'layer', '2', '1.0000', '0.1', '0', '2', '16'],
+        ['others', '1.0000', '0.1', '0', '1', '2'],
+        ['others', '1.0000', '0.1', '0.05', '1', '16']]
+
+
+def test_rate_1_is_plain_adamw():
+    """After some steps, the parameters are those of AdamW with the list that configs have."""
+    plain_cfg = dict(norm_decay_mult=0., bias_decay_mult=0., custom_keys={
+        key: dict(decay_mult=0.) for key in ('q_bias', 'v_bias', 'cpb_mlp', 'logit_scale')})
+    torch.manual_seed(3)
+    ours, plain = Segmentor(drop_path_rate=0.0), Segmentor(drop_path_rate=0.0)
+    plain.load_state_dict(ours.state_dict())
+    picture = torch.randn(2, 3, 64, 64)
+    for model, optim in ((ours, wrapper(ours, dict(layer_decay_rate=1), lr=1e-3)), (
+            plain, wrapper(plain, plain_cfg, 'DefaultOptimWrapperConstructor', lr=1e-3))):
+        for _ in range(3):
+            optim.update_params(model(picture))
+    for (name, one), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+    assert not torch.equal(ours.head[0].weight, Segmentor().head[0].weight)
+
+
+def test_mmengines_options_come_on_top():
+    model = Segmentor(frozen_stages=1)
+    found = by_name(model, wrapper(model, dict(
+        layer_decay_rate=RATE, norm_decay_mult=1.0, custom_keys={
+            'head': dict(lr_mult=10), 'layers.3': dict(lr_mult=2),
+            'cpb_mlp': dict(decay_mult=0.5)})).optimizer.param_groups)
+    assert not any(name.startswith(('backbone.patch_embed', 'backbone.layers.0', 'backbone.norm0'))
+                   for name in found), 'what is frozen is not trained'
+    assert found['head.0.weight']['lr'] == pytest.approx(1.0)
+    assert found['backbone.layers.3.blocks.1.mlp.fc1.weight']['lr'] == pytest.approx(0.2 * RATE)
+    assert found['backbone.layers.3.blocks.1.mlp.fc1.weight']['weight_decay'] == 0.05
+    # A custom key changes the rate; that nothing of these decays stays.
+    assert found['backbone.layers.3.blocks.1.norm1.weight']['weight_decay'] == 0
+    assert found['backbone.layers.3.blocks.1.attn.q_bias']['weight_decay'] == 0
+    assert found['backbone.layers.2.blocks.1.attn.cpb_mlp.0.weight']['weight_decay'] == 0.025
+
+
+def test_schedulers_keep_the_scale():
+    from mmengine.optim import MultiStepLR
+    model = Segmentor()
+    optim = wrapper(model)
+    before = [group['lr'] for group in optim.optimizer.param_groups]
+    scheduler = MultiStepLR(optim, milestones=[1], gamma=0.1)
+    optim.update_params(model(torch.randn(2, 3, 32, 32)))
+    scheduler.step()
+    after = [group['lr'] for group in optim.optimizer.param_groups]
+    assert after == pytest.approx([rate / 10 for rate in before])
+    assert optim.get_lr()['base_lr'] == [pytest.approx(0.01)]  # What mmengine's logs show.
+
+
+def test_a_parameter_without_a_layer():
+    model = Segmentor()
+    model.backbone.register_parameter('prompt', nn.Parameter(torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match='prompt: is of no layer of a SwinTransformerV2'):
+        wrapper(model)
+
+
+def test_a_model_without_our_backbone():
+    with pytest.raises(ValueError, match=r'the model \(Linear\) has no SwinTransformerV2'):
+        wrapper(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(('paramwise', 'optimizer', 'message'), [
+    ({}, {}, r"paramwise_cfg\['layer_decay_rate'\]: got None, allowed: a number above 0"),
+    (dict(layer_decay_rate=0), {}, 'got 0, allowed: a number above 0 and at most 1'),
+    (dict(layer_decay_rate=1.5), {}, 'got 1.5'),
+    (dict(layer_decay_rate='0.9'), {}, "got '0.9'"),
+    (dict(layer_decay_rate=0.9, decay_rate=0.9), {}, r"got the keys \['decay_rate'\], allowed"),
+    (dict(layer_decay_rate=0.9), dict(weight_decay=None), 'optimizer: got no weight_decay'),
+])
+def test_wrong_options(paramwise, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        wrapper(Segmentor(), {'norm_decay_mult': 0., **paramwise}, **optimizer)
+
+
+@pytest.mark.parametrize(('toolbox', 'config'), [
+    ('mmseg', 'segmentation/upernet_swinv2_tiny_w16_ade20k.py'),
+    ('mmdet', 'detection/mask_rcnn_swinv2_tiny_w16_3x_coco.py')])
+def test_under_the_toolboxes(toolbox, config):
+    pytest.importorskip(toolbox)
+    from test_configs import build, load
+    cfg = load(config)
+    model = build(cfg)
+    logging.disable(logging.INFO)
+    try:
+        optim = build_optim_wrapper(model, dict(
+            type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer, constructor=CONSTRUCTOR,
+            paramwise_cfg=dict(layer_decay_rate=0.95)))
+    finally:
+        logging.disable(logging.NOTSET)
+    found = by_name(model, optim.optimizer.param_groups)
+    lr = cfg.optim_wrapper.optimizer.lr
+    for name, group in found.items():
+        inside = name.startswith('backbone.') and not name.startswith('backbone.norm')
+        assert (group['lr'] < lr) == inside, name
+    assert found['backbone.patch_embed.proj.weight']['lr'] == pytest.approx(lr * 0.95**13)
