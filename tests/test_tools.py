@@ -1,5 +1,6 @@
 """The scripts end to end: train, kill, resume, test, draw; and their complaints, each one line."""
 
+import argparse
 import json
 import os
 import pickle
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import enliven
 from mmengine.config import Config
 from mmengine.registry import MODELS as REGISTRY
+from mmengine.registry import DefaultScope
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
@@ -138,6 +141,55 @@ def test_train_kill_resume_test_draw(workshop, task):
 
 
 @pytest.mark.parametrize('task', CONFIGS)
+def test_other_windows(workshop, task):
+    """--window-size does what a config with that window does, a row each."""
+    work_dir, checkpoint = workshop / f'windows_{task}', workshop / f'random_{task}.pth'
+    cfg = Config.fromfile(workshop / f'{task}.py')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(1)
+        model = REGISTRY.build(cfg.model)
+        enliven(model.backbone)
+        torch.save({'state_dict': model.state_dict()}, checkpoint)
+
+    def results():
+        return json.loads((work_dir / 'test_results.json').read_text())['results']
+
+    output = succeed('test.py', workshop / f'{task}.py', checkpoint, '--work-dir', work_dir,
+                     '--window-size', 8, '4x6', '3,5,2,2', 8)
+    rows = results()
+    assert list(rows) == ['window 8', 'window 4x6', 'window 3,5,2,2']
+    table = output[output.rindex(str(checkpoint)):]
+    for name, row in rows.items():
+        assert name in table
+        assert row['s/picture'] > 0
+        assert row['peak MB'] > 0
+    assert 's/picture' in table
+    if task == 'detection':
+        return  # Random weights find nothing, at any window.
+    for text, setting in (('8', '8'), ('4x6', '(4,6)'), ('3,5,2,2', '[3,5,2,2]')):
+        succeed('test.py', workshop / f'{task}.py', checkpoint, '--work-dir', work_dir,
+                '--cfg-options', f'model.backbone.window_size={setting}',
+                'model.backbone.pretrained_window_sizes=8')
+        built = results()['model']
+        assert 's/picture' not in built
+        for key, value in built.items():
+            assert rows[f'window {text}'][key] == pytest.approx(value, abs=1e-9), (text, key)
+
+
+@pytest.mark.parametrize(('text', 'size'), [
+    ('16', 16), ('8x16', (8, 16)), ('16,16,16,8', [16, 16, 16, 8]),
+    ('8,4x6,8,2', [8, (4, 6), 8, 2])])
+def test_windows_of_a_command_line(text, size):
+    assert cli.window(text) == (text, size)
+
+
+@pytest.mark.parametrize('text', ['0', '8x', '8x8x8', '8,8', '-4', 'a', '', '8.5', '8,8,8,0'])
+def test_no_windows_of_a_command_line(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"got '{re.escape(text)}', allowed: a s"):
+        cli.window(text)
+
+
+@pytest.mark.parametrize('task', CONFIGS)
 def test_two_processes(workshop, task):
     """DistributedDataParallel: every parameter takes part, and one process reports."""
     config = workshop / f'two_processes_{task}.py'
@@ -194,6 +246,11 @@ WRONG = {
                   r"data 'data/ade/ADEChallengeData2016' not found"),
     'no COCO': (train.main, ['{coco}'],
                 r"data 'data/coco' not found"),
+    'several windows drawn into one folder': (
+        test.main, ['{seg}', '{weights}', '--window-size', '8', '16', '--show-dir', 'x'],
+        '--show-dir: got 2 window sizes, whose predictions would overwrite each other'),
+    'no window': (test.main, ['{seg}', '{weights}', '--window-size', '8x'],
+                  "--window-size: got '8x', allowed: a side as 16, HEIGHTxWIDTH"),
     'no checkpoint': (test.main, ['{seg}', 'nothing.pth'],
                       "checkpoint 'nothing.pth' does not exist"),
     'no checkpoint to resume': (train.main, ['{seg}', '--resume', 'nothing.pth'],

@@ -1,12 +1,14 @@
 """What `train.py` and `test.py` share: options, config, and errors on one line."""
 
 import argparse
+import importlib
 import os
 import pickle
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -14,12 +16,14 @@ from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
+from swinv2_backbone.arguments import parse_windows
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.config_checks import UserError, check_override, check_top_level, did_you_mean
 
 TRACEBACK_VARIABLE = 'SWINV2_TRACEBACK'
-TOOLBOXES = ('mmdet', 'mmseg')
+TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -78,6 +82,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if cfg.get('default_scope') not in TOOLBOXES:
         raise UserError(f"config '{path}': default_scope: got {cfg.get('default_scope')!r}, "
                         f'allowed: {" or ".join(map(repr, TOOLBOXES))}')
+    require_toolbox(cfg.default_scope, path)
     check_top_level(cfg, path)
     for key in args.cfg_options or {}:
         check_override(cfg, key)
@@ -90,11 +95,45 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def require_toolbox(name: str, path: Path) -> None:
+    """Refuse a config whose toolbox cannot be imported: its classes would be said not to exist.
+
+    mmpretrain needs a torchvision whose operators are built for the torch beside it.
+    """
+    try:
+        importlib.import_module(f'{name}.models')
+    except (ImportError, RuntimeError, AssertionError) as error:
+        raise UserError(f"config '{path}': needs {name}, which cannot be imported here "
+                        f'({first_line(error)})') from error
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got '{text}', allowed: an integer of at least 1")
     return int(text)
+
+
+class Window(NamedTuple):
+    """An attention window of a command line: its text, and what the backbone takes."""
+
+    text: str
+    size: int | tuple[int, int] | list[int | tuple[int, int]]
+
+
+def window(text: str) -> Window:
+    """An argparse type: '16', '8x16' (height x width), or '16,16,16,8' (an entry a stage)."""
+    try:
+        entries = [[int(side) for side in entry.split('x')] for entry in text.split(',')]
+        sizes = [sides[0] if len(sides) == 1 else tuple(sides) for sides in entries]
+        # (A pair of entries would be taken for a height and a width.)
+        size = sizes[0] if len(sizes) == 1 else [*sizes]
+        parse_windows('window', size if len(sizes) != 2 else [])
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', allowed: a side as 16, HEIGHTxWIDTH as 8x16, or one of these for each "
+            'of the four stages as 16,16,16,8, in tokens') from None
+    return Window(text, size)
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -153,15 +192,19 @@ class SetupGuard(Hook):
         if runner.cfg.get('resume') and 'message_hub' not in checkpoint:
             raise UserError('the checkpoint has weights alone, no state of a training that could '
                             'go on; to start from its weights, set load_from')
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        own = _shapes(model.state_dict())
+        own = _shapes(bare_model(runner.model).state_dict())
         given = _shapes(checkpoint.get('state_dict', checkpoint))
         if not own & given or (self.whole and own != given):
             raise UserError("the checkpoint does not fit the config's model: it lacks "
                             f'{_describe(own - given)} and has, of no use here, '
                             f'{_describe(given - own)}')
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distribution and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _shapes(state: dict) -> set[tuple[str, tuple]]:

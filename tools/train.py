@@ -1,4 +1,4 @@
-"""Train a model: mmseg's and mmdet's configs alike."""
+"""Train a model: mmseg's, mmdet's and mmpretrain's configs alike."""
 
 import sys
 from pathlib import Path

@@ -17,7 +17,8 @@ import torch
 from tools.benchmarking.cases import ARCHITECTURES, Case
 from tools.benchmarking.gemm import Replay, record
 from tools.benchmarking.networks import build_network
-from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, timed, trim
+from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, timed
+from tools.memory import trim
 
 
 class Session:
