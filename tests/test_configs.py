@@ -41,14 +41,14 @@ def test_builds_with_our_backbone(name):
 @pytest.mark.parametrize('name', ALL)
 def test_only_the_real_configs_download(name):
     text = load(name).pretty_text
-    assert (CHECKPOINT in text) == name.endswith(('_ade20k.py', '_coco.py'))
+    assert (CHECKPOINT in text) == name.endswith(('_ade20k.py', '_coco.py', '_w16_in1k.py'))
 
 
 def test_checkpoints_are_named_once_and_by_release():
-    texts = [path.read_text() for path in CONFIGS.rglob('*.py')]
-    assert sum('://' in line for text in texts for line in text.splitlines()
-               if not line.startswith('#')) == 1
-    assert sum(text.count(CHECKPOINT) for text in texts) == 1
+    lines = [line for path in CONFIGS.rglob('*.py') for line in path.read_text().splitlines()
+             if not line.startswith('#')]
+    assert sum('://' in line for line in lines) == 1
+    assert sum(line.count(CHECKPOINT) for line in lines) == 1
     assert resolve(CHECKPOINT).startswith('https://')
 
 
@@ -86,13 +86,73 @@ def test_coco_recipe():
     assert cfg.val_evaluator.metric == ['bbox', 'segm']
 
 
+def test_window_16_recipe_on_ade20k():
+    cfg, base = (load(f'segmentation/upernet_swinv2_tiny{w}_ade20k.py') for w in ('_w16', ''))
+    backbone = cfg.model.backbone
+    assert (backbone.window_size, backbone.pretrained_window_sizes) == (16, 8)
+    assert backbone.drop_path_rate == 0.3
+    assert backbone.init_cfg.checkpoint == CHECKPOINT
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay_rate=0.95)
+    assert cfg.optim_wrapper.constructor == 'swinv2_backbone.SwinV2LayerDecayConstructor'
+    for same in ('param_scheduler', 'train_cfg', 'train_dataloader', 'auto_scale_lr'):
+        assert cfg[same] == base[same], same
+
+
+def test_imagenet_recipes():
+    scratch, tuned = (load(f'classification/swinv2_tiny{w}_in1k.py') for w in ('', '_w16'))
+    assert scratch.model.backbone.out_indices == (3,)
+    assert scratch.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05)
+    assert scratch.optim_wrapper.clip_grad == dict(max_norm=5.0)
+    warm_up, cosine = scratch.param_scheduler
+    assert (warm_up.end, cosine.type, cosine.end) == (20, 'CosineAnnealingLR', 300)
+    assert scratch.auto_scale_lr.base_batch_size == 1024
+    assert {'RandAugment', 'RandomErasing'} <= {t.type for t in scratch.train_pipeline}
+    assert {a.type for a in scratch.model.train_cfg.augments} == {'Mixup', 'CutMix'}
+    backbone = tuned.model.backbone
+    assert (backbone.window_size, backbone.pretrained_window_sizes) == (16, 8)
+    assert (tuned.optim_wrapper.optimizer.lr, tuned.optim_wrapper.optimizer.weight_decay) == (
+        4e-5, 1e-8)
+    assert tuned.train_cfg.max_epochs == 30
+    for cfg, size in ((scratch, 256), (tuned, 512)):
+        crop, = (t for t in cfg.test_dataloader.dataset.pipeline if t.type == 'CenterCrop')
+        resize, = (t for t in cfg.test_dataloader.dataset.pipeline if t.type == 'ResizeEdge')
+        assert (crop.crop_size, resize.scale) == (size, int(256 / 224 * size))
+        crop, = (t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomResizedCrop')
+        assert crop.scale == size
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn', 'cascade_mask_rcnn'])
+def test_window_16_recipes_on_coco(name):
+    cfg = load(f'detection/{name}_swinv2_tiny_w16_3x_coco.py')
+    backbone = cfg.model.backbone
+    assert (backbone.window_size, backbone.pretrained_window_sizes) == (16, 8)
+    assert backbone.init_cfg.checkpoint == CHECKPOINT
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.end, steps.milestones, steps.end) == (1000, [27, 33], 36)
+    assert cfg.train_cfg.max_epochs == 36
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    choice = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomChoice')
+    resize, crop = choice.transforms
+    assert [t.type for t in resize] == ['RandomChoiceResize']
+    assert [t.type for t in crop] == ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize']
+    sides = {min(scale) for scale in resize[0].scales}
+    assert (min(sides), max(sides), len(sides)) == (480, 800, 11)
+    assert {max(scale) for scale in resize[0].scales} == {1333}
+
+
 @pytest.mark.parametrize('name', [name for name in ALL if name.endswith(('ade20k.py', 'coco.py'))])
 def test_what_decays_in_the_whole_model(name):
     cfg = load(name)
     model = build(cfg)
     from mmengine.optim import build_optim_wrapper
     groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
-    decays = {id(group['params'][0]): group['weight_decay'] > 0 for group in groups}
+    decays = {id(parameter): group['weight_decay'] > 0
+              for group in groups for parameter in group['params']}
     for name, parameter in model.named_parameters():
         exempt = (parameter.ndim == 1 or 'cpb_mlp' in name or 'logit_scale' in name)
         assert decays[id(parameter)] == (not exempt), name

@@ -1,0 +1,14 @@
+"""Run a script with torchvision's operators declared, without which mmpretrain cannot be imported.
+
+Only for tests: see tests/parity/peers.py.
+"""
+
+import runpy
+import sys
+
+from parity.peers import declare_torchvision_operators
+
+if __name__ == '__main__':
+    declare_torchvision_operators()
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name='__main__')

@@ -1,0 +1,130 @@
+"""mmpretrain's classifier with its own backbone, and with ours: the same answers and scores."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from . import peers
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs/classification/swinv2_tiny_in1k.py'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _mmpretrain():
+    peers.need('mmpretrain')
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """A folder as ImageNet is laid out: ten classes of two pictures."""
+    from PIL import Image
+    root = tmp_path_factory.mktemp('imagenet')
+    for index in range(20):
+        folder = root / 'val' / f'n{index // 2:08}'
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(index).integers(0, 255, (7, 9, 3), np.uint8)
+        Image.fromarray(noise).resize((340, 300), Image.Resampling.BICUBIC).save(
+            folder / f'{index}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def theirs():
+    """mmpretrain's own SwinV2-T classifier, with lively weights, in eval mode."""
+    from mmpretrain.registry import MODELS
+    from mmpretrain.utils import register_all_modules
+    register_all_modules()
+    model = MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=[8] * 4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=1000, in_channels=768)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(peers.lively(name, parameter.shape))
+        model.head.fc.weight[10:] = 0  # Only ten classes can win: or all scores would be 0.
+        model.head.fc.bias[10:] = -1e3
+    return model.eval()
+
+
+def run(script, *arguments):
+    process = subprocess.run(
+        [sys.executable, Path(__file__).with_name('run_with_mmpretrain.py'), ROOT / script,
+         *map(str, arguments)], capture_output=True, text=True, timeout=500,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+            [str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])})
+    assert process.returncode == 0, process.stdout[-1500:] + process.stderr[-1500:]
+    return process.stdout
+
+
+def test_the_same_scores(theirs, pictures, tmp_path):
+    """mmpretrain's file, converted with its head, tested by tools/test.py."""
+    from mmengine.config import Config
+    from mmengine.registry import DATASETS, DefaultScope
+    torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
+    run('tools/model_converters/convert_checkpoint.py', tmp_path / 'theirs.pth',
+        tmp_path / 'ours.pth', '--to', 'swinv2_backbone')
+    output = run('tools/test.py', CONFIG, tmp_path / 'ours.pth', '--work-dir', tmp_path / 'work',
+                 '--cfg-options', f'test_dataloader.dataset.data_root={pictures}/',
+                 'test_dataloader.batch_size=5', 'test_dataloader.num_workers=0',
+                 'test_dataloader.persistent_workers=False')
+    rows = json.loads((tmp_path / 'work/test_results.json').read_text())['results']
+
+    dataset = Config.fromfile(CONFIG).test_dataloader.dataset
+    dataset.data_root = f'{pictures}/'
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        samples = list(DATASETS.build(dataset))
+    batch = torch.stack([sample['inputs'] for sample in samples]).flip(1).float()  # BGR to RGB
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((123.675, 116.28, 103.53),
+                                                          (58.395, 57.12, 57.375)))
+    labels = torch.stack([sample['data_samples'].gt_label for sample in samples])
+    assert labels.flatten().tolist() == [index // 2 for index in range(20)]
+    with torch.no_grad():
+        best = theirs.head(theirs.extract_feat((batch - mean) / std)).topk(5).indices
+    assert 0 < (best == labels).any(1).double().mean() < 1
+    for key, hits in (('top1', best[:, :1] == labels), ('top5', best == labels)):
+        assert rows['model'][f'accuracy/{key}'] == pytest.approx(
+            100 * hits.any(1).double().mean().item())
+    assert 'top-1   top-5' in output
+
+
+def test_the_same_answers(theirs):
+    from mmengine.config import Config
+    from mmpretrain.registry import MODELS
+
+    from swinv2_backbone.checkpoint import convert_checkpoint
+    cfg = Config.fromfile(CONFIG)
+    ours = MODELS.build(cfg.model).eval()
+    found = convert_checkpoint({'state_dict': theirs.state_dict()}, 'theirs')
+    ours.backbone.load_state_dict(found.state)
+    ours.head.fc.load_state_dict({key.removeprefix('head.'): value
+                                  for key, value in found.head.items()})
+    picture = torch.randn(2, 3, 256, 256)
+    with torch.no_grad():
+        one, other = (model(picture, mode='tensor') for model in (ours, theirs))
+        logits = [model.head.fc(model.head.pre_logits(features)) for model, features in
+                  ((ours, one), (theirs, other))]
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
+def test_layerwise_decay(theirs):
+    from mmengine.config import Config
+    from mmengine.optim import build_optim_wrapper
+    from mmpretrain.registry import MODELS
+    cfg = Config.fromfile(CONFIG)
+    model = MODELS.build(cfg.model)
+    optim = build_optim_wrapper(model, dict(
+        type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer,
+        constructor='swinv2_backbone.SwinV2LayerDecayConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.5)))
+    rates = {id(p): group['lr'] for group in optim.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        inside = name.startswith(('backbone.layers', 'backbone.patch_embed'))
+        assert (rates[id(parameter)] < 1e-3) == inside, name
