@@ -6,7 +6,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import is_int, parse_windows
 from swinv2_backbone.checkpoint import Converted, arch_of
 from swinv2_backbone.checkpoint_files import (
@@ -20,14 +19,14 @@ from swinv2_backbone.export import (
     export_state,
     geometry_buffers,
     hf_config,
-    mlp_ratio_of,
 )
 from swinv2_backbone.key_maps import FORMATS, HF
 from swinv2_backbone.key_rules import Format
-from swinv2_backbone.pretrained import load_checkpoint, load_converted
+from swinv2_backbone.pretrained import load_checkpoint
 from swinv2_backbone.releases import find_release
 from tools import cli
 from tools.config_checks import UserError
+from tools.model_of_checkpoint import build_model
 
 # What transformers looks for, in its order.
 HF_FILES = ('model.safetensors', 'pytorch_model.bin')
@@ -57,26 +56,6 @@ def parse_args():
                         'window)')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     return parser.parse_args()
-
-
-def check_model(converted: Converted, src: str, windows: int | list[int] | str | None) -> list:
-    """Hold the weights against the backbone that they are of.
-
-    Returns:
-        The pretrained window of each stage.
-    """
-    convolution = converted.state.get('patch_embed.proj.weight')
-    arch = arch_of(converted.state)
-    if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
-        raise UserError(f'{src}: has no whole patch embedding ({converted.format} format)')
-    if 0 in arch['depths'] or 0 in arch['num_heads']:
-        raise UserError(f'{src}: has not all four stages (blocks: {arch["depths"]}); a part of '
-                        'the model cannot be converted')
-    model = SwinTransformerV2(
-        arch=arch, in_channels=convolution.shape[1], patch_size=convolution.shape[-1],
-        mlp_ratio=mlp_ratio_of(converted.state), pretrained_window_sizes=windows)
-    load_converted(model, converted, src)
-    return [stage.pretrained_window for stage in model.layers]
 
 
 def pretrained_windows(args, converted: Converted, fmt: Format) -> int | list[int] | str | None:
@@ -157,7 +136,9 @@ def convert(args) -> None:
     file = destination(args, fmt)
     converted = load_checkpoint(args.src, args.prefix)
     setting = pretrained_windows(args, converted, fmt)
-    trained = check_model(converted, args.src, setting)
+    # Held against the backbone that the weights are of.
+    model = build_model(converted, args.src, setting)
+    trained = [stage.pretrained_window for stage in model.layers]
     state, head = (without(args.drop, part) for part in (converted.state, converted.head))
     dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()
     if absent := set(args.drop) - {key.split('.')[0] for key in dropped}:

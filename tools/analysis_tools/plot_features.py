@@ -1,0 +1,126 @@
+"""Draw the four feature maps of a picture at several windows: principal components as colours."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoint_files import whole_file
+from tools import cli
+from tools.model_of_checkpoint import add_arguments, load_model
+from tools.pictures import normalised, open_picture
+
+_SUFFIXES = ('.png', '.pdf')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.OneLineParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('picture', type=Path)
+    parser.add_argument('--windows', nargs='+', type=cli.window, metavar='W',
+                        default=[cli.window('8'), cli.window('16')],
+                        help='in tokens: a side as 16, HEIGHTxWIDTH, or one a stage as 16,16,16,8')
+    parser.add_argument('--size', type=cli.positive, default=512,
+                        help='short side in pixels to which the picture is scaled')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/features.png'),
+                        help='the file to write, .png or .pdf')
+    args = parser.parse_args()
+    if args.out.suffix not in _SUFFIXES:
+        parser.error(f"--out: got '{args.out}', allowed: a {' or '.join(_SUFFIXES)} file")
+    return args
+
+
+def scaled(picture: Image.Image, size: int) -> Image.Image:
+    """A picture with this short side."""
+    scale = size / min(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def colours(maps: list[Tensor]) -> list[Tensor]:
+    """Maps ``(C, H, W)`` as pictures ``(H, W, 3)`` from 0 to 1.
+
+    Red, green and blue are the first three principal components of all of them together, so that
+    a colour means the same in each; the outermost hundredth at either end is cut off.
+    """
+    tokens = torch.cat([each.flatten(1).t() for each in maps]).double()
+    tokens -= tokens.mean(0)
+    # From the covariance: there are many tokens and few channels. The sign of a component means
+    # nothing; the largest entry is made positive, or it would differ from machine to machine.
+    basis = torch.linalg.eigh(tokens.t() @ tokens).eigenvectors.flip(1)[:, :3]
+    basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
+    parts = tokens @ basis
+    low, high = torch.quantile(parts[:: max(1, len(parts) // 100_000)],
+                               torch.tensor([0.01, 0.99], dtype=parts.dtype), dim=0)
+    parts = ((parts - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    sizes = [each.shape[1:] for each in maps]
+    return [part.unflatten(0, size) for part, size in
+            zip(parts.split([size.numel() for size in sizes]), sizes, strict=True)]
+
+
+@torch.no_grad()
+def feature_maps(model: SwinTransformerV2, picture: Tensor,
+                 windows: list[cli.Window]) -> list[list[Tensor]]:
+    """The maps ``(C, H, W)`` of each stage, for each window."""
+    found = []
+    for window in windows:
+        with model.window_size_as(window.size):
+            found.append([each[0] for each in model(picture[None])])
+    return found
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """How far maps are from each other, relative to the second."""
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def draw(picture: Image.Image, maps: list[list[Tensor]], windows: list[cli.Window],
+         title: str) -> plt.Figure:
+    """A row for each window: the picture, then a map of each stage."""
+    stages = len(maps[0])
+    height = 2.3 * picture.height / picture.width + 0.4
+    figure, grid = plt.subplots(len(windows), 1 + stages, squeeze=False, layout='constrained',
+                                figsize=(2.3 * (1 + stages), height * len(windows) + 0.5))
+    painted = [colours([row[stage] for row in maps]) for stage in range(stages)]
+    for index, (axes_row, window) in enumerate(zip(grid, windows, strict=True)):
+        axes_row[0].imshow(picture)
+        axes_row[0].set_ylabel(f'window {window.text}', fontsize=10)
+        axes_row[0].set_title(f'{picture.height} x {picture.width} pixels', fontsize=8)
+        for stage, axes in enumerate(axes_row[1:]):
+            axes.imshow(painted[stage][index], interpolation='nearest')
+            size = maps[index][stage].shape
+            name = f'stage {stage + 1}: {size[1]} x {size[2]} tokens'
+            if index:
+                name += f'\nmoved by {distance(maps[index][stage], maps[0][stage]):.0%}'
+            axes.set_title(name, fontsize=8)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def main() -> None:
+    args = parse_args()
+    model, _ = load_model(args)
+    picture = scaled(open_picture(args.picture), args.size)
+    maps = feature_maps(model, normalised(picture), args.windows)
+    figure = draw(picture, maps, args.windows, f'Features of {Path(args.checkpoint).name}: the '
+                  'first three principal components as red, green, blue')
+    with whole_file(args.out) as partial:
+        figure.savefig(partial, format=args.out.suffix[1:], dpi=110)
+    print(f'-> {args.out}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
