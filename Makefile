@@ -59,11 +59,10 @@ benchmark: .venv/peers
 		infer:512:16:1 train:512:8:1 train:512:16:1 infer:800x1344:16:1 infer:1024:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_sequential --windows-at-once 1 --peers --rounds 5 \
 		--cases infer:512:16:1 infer:1024:16:1 train:512:16:1
-	@$(BENCHMARK) --out work_dirs/benchmark/cpu_compile --compile --rounds 5 --cases infer:512:8:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --rounds 3 \
 		--cases infer:512:8:1 infer:512:16:1
-	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 --warm-up 0 \
-		--cases train:800x1344:16:2
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 \
+		--peers timm transformers --cases train:800x1344:16:2
 
 lint: env
 	@$(RUN) -m ruff check .
