@@ -246,6 +246,9 @@ WRONG = {
                   r"data 'data/ade/ADEChallengeData2016' not found"),
     'no COCO': (train.main, ['{coco}'],
                 r"data 'data/coco' not found"),
+    'no mmpretrain': (
+        test.main, ['{in1k}', '{weights}'],
+        r'needs mmpretrain, which cannot be imported here \('),
     'several windows drawn into one folder': (
         test.main, ['{seg}', '{weights}', '--window-size', '8', '16', '--show-dir', 'x'],
         '--show-dir: got 2 window sizes, whose predictions would overwrite each other'),
@@ -308,6 +311,7 @@ def test_mistakes_end_in_one_line(workshop, tmp_path, monkeypatch, capsys, main,
              '{weights}': weights, '{other}': tmp_path / 'other.pth',
              '{text}': tmp_path / 'text.pth', '{empty}': tmp_path / 'empty',
              '{ade}': ROOT / 'configs/segmentation/upernet_swinv2_tiny_ade20k.py',
+             '{in1k}': ROOT / 'configs/classification/swinv2_tiny_in1k.py',
              '{coco}': ROOT / 'configs/detection/mask_rcnn_swinv2_tiny_coco.py'}
     args = [names.get(arg, arg.replace('{weights}', str(weights))) for arg in args]
     args += ['--work-dir', tmp_path]
