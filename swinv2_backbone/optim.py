@@ -12,8 +12,9 @@ from .swin_transformer_v2 import SwinTransformerV2
 
 # Of the backbone, besides norms and biases. (mmengine's rules by kind miss them: q_bias and v_bias
 # are not called `bias`, logit_scale is three-dimensional.)
-NEVER_DECAYED = ('logit_scale', 'cpb_mlp', 'q_bias', 'v_bias')
+NEVER_DECAYED = frozenset({'logit_scale', 'cpb_mlp', 'q_bias', 'v_bias'})
 RATE = 'layer_decay_rate'
+_BY_KIND = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
 _MMENGINE_KEYS = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
                   'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult',
                   'bypass_duplicate')
@@ -52,9 +53,11 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     A block takes ``layer_decay_rate`` times the rate of the next one, the patch embed that of the
     first block; the output norms and all outside of the backbone take the optimiser's own rate.
-    Nothing decays of norms, biases, and the backbone's ``logit_scale``, ``cpb_mlp``, ``q_bias``
-    and ``v_bias``. mmengine's options come on top: multipliers of ``custom_keys`` multiply, and
-    their ``decay_mult`` has the last word.
+    Norms and biases (all that is one-dimensional) do not decay, nor do the backbone's
+    ``logit_scale``, ``cpb_mlp``, ``q_bias`` and ``v_bias``. mmengine's options come on top: a
+    ``lr_mult`` of ``custom_keys`` multiplies, a ``decay_mult`` has the last word, and where
+    ``norm_decay_mult``, ``bias_decay_mult`` or ``flat_decay_mult`` is given, mmengine's rules
+    decide what of norms and biases decays.
 
     ::
 
@@ -78,8 +81,7 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
-        defaults = dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
-        super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
+        super().__init__(optim_wrapper_cfg, dict(paramwise_cfg or {}))
 
     def _validate_cfg(self) -> None:
         unknown = set(self.paramwise_cfg) - {RATE, *_MMENGINE_KEYS}
@@ -112,16 +114,22 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'{type(self).__name__}: the model ({type(model).__name__}) has no '
                              'SwinTransformerV2')
         names = {parameter: name for name, parameter in model.named_parameters()}
+        by_kind = any(key in self.paramwise_cfg for key in _BY_KIND)
         groups: dict = {}
+        seen = set()
         for single in params:
             settings = {key: value for key, value in single.items() if key != 'params'}
             parameter, = single['params']
-            path, layer, last = _place(names[parameter], backbones)
+            name = names[parameter]
+            if parameter in seen:
+                raise ValueError(f'{name}: is shared by several modules; bypass_duplicate=True in '
+                                 'paramwise_cfg takes it once')
+            seen.add(parameter)
+            path, layer, last = _place(name, backbones)
             decays = settings.pop('decay_mult', None)
             settings.pop('lr_mult', None)
-            own = layer is not None and (parameter.ndim <= 1 or any(
-                part in NEVER_DECAYED for part in names[parameter].split('.')))
-            if own and decays is None:
+            never = layer is not None and not NEVER_DECAYED.isdisjoint(name.split('.'))
+            if decays is None and (never or (parameter.ndim <= 1 and not by_kind)):
                 settings['weight_decay'] = 0.0
             settings.setdefault('weight_decay', self.base_wd)
             scale = 1.0 if layer is None else self.paramwise_cfg[RATE] ** (last - layer)
@@ -129,7 +137,8 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
             label = 'others' if layer is None else f'{path} layer {layer}'.strip()
             # In the order of the layers, what is outside of the backbone last.
             key = (layer is None, path, layer or 0, repr(sorted(settings.items())))
-            group = groups.setdefault(key, dict(params=[], name=label, lr_scale=scale, **settings))
+            group = groups.setdefault(key, {**settings, 'params': [], 'name': label,
+                                            'lr_scale': scale})
             group['params'].append(parameter)
         return [groups[key] for key in sorted(groups)]
 

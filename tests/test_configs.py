@@ -140,6 +140,15 @@ def test_window_16_recipes_on_coco(name):
     resize, crop = choice.transforms
     assert [t.type for t in resize] == ['RandomChoiceResize']
     assert [t.type for t in crop] == ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize']
+    if name == 'cascade_mask_rcnn':
+        assert cfg.model.rpn_head.loss_bbox == dict(
+            type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0)
+        assert cfg.model.train_cfg.rpn_proposal.max_per_img == 2000
+        assert [r.assigner.pos_iou_thr for r in cfg.model.train_cfg.rcnn] == [0.5, 0.6, 0.7]
+        heads = cfg.model.roi_head.bbox_head
+        assert [head.bbox_coder.target_stds[::2] for head in heads] == [
+            [0.1, 0.2], [0.05, 0.1], [0.033, 0.067]]
+        assert {head.loss_bbox.type for head in heads} == {'GIoULoss'}
     sides = {min(scale) for scale in resize[0].scales}
     assert (min(sides), max(sides), len(sides)) == (480, 800, 11)
     assert {max(scale) for scale in resize[0].scales} == {1333}

@@ -125,18 +125,44 @@ def test_rate_1_is_plain_adamw():
 def test_mmengines_options_come_on_top():
     model = Segmentor(frozen_stages=1)
     found = by_name(model, wrapper(model, dict(
-        layer_decay_rate=RATE, norm_decay_mult=1.0, custom_keys={
+        layer_decay_rate=RATE, custom_keys={
             'head': dict(lr_mult=10), 'layers.3': dict(lr_mult=2),
             'cpb_mlp': dict(decay_mult=0.5)})).optimizer.param_groups)
     assert not any(name.startswith(('backbone.patch_embed', 'backbone.layers.0', 'backbone.norm0'))
                    for name in found), 'what is frozen is not trained'
     assert found['head.0.weight']['lr'] == pytest.approx(1.0)
+    assert found['head.0.weight']['weight_decay'] == 0.05
     assert found['backbone.layers.3.blocks.1.mlp.fc1.weight']['lr'] == pytest.approx(0.2 * RATE)
     assert found['backbone.layers.3.blocks.1.mlp.fc1.weight']['weight_decay'] == 0.05
     # A custom key changes the rate; that nothing of these decays stays.
+    for name in ('head.0.bias', 'head.1.weight', 'head.1.bias'):
+        assert found[name]['weight_decay'] == 0, name
+        assert found[name]['lr'] == pytest.approx(1.0)
     assert found['backbone.layers.3.blocks.1.norm1.weight']['weight_decay'] == 0
     assert found['backbone.layers.3.blocks.1.attn.q_bias']['weight_decay'] == 0
     assert found['backbone.layers.2.blocks.1.attn.cpb_mlp.0.weight']['weight_decay'] == 0.025
+
+
+def test_rules_by_kind_are_mmengines_where_they_are_given():
+    model = Segmentor()
+    found = by_name(model, wrapper(model, dict(
+        layer_decay_rate=RATE, norm_decay_mult=1.0, bias_decay_mult=0.5)).optimizer.param_groups)
+    for name, decay in (('head.1.weight', 0.05), ('head.0.bias', 0.025),
+                        ('backbone.layers.3.blocks.1.norm1.weight', 0.05),
+                        ('backbone.layers.3.blocks.1.mlp.fc1.bias', 0.025),
+                        ('backbone.layers.3.blocks.1.attn.q_bias', 0),
+                        ('backbone.layers.3.blocks.1.attn.cpb_mlp.0.bias', 0)):
+        assert found[name]['weight_decay'] == pytest.approx(decay), name
+
+
+def test_shared_parameters():
+    model = Segmentor()
+    model.head[0].weight = model.twin = nn.Parameter(torch.zeros(4, 16, 1, 1))
+    with pytest.raises(ValueError, match=r'twin: is shared by several modules; bypass_duplicate'):
+        wrapper(model)
+    optim = wrapper(model, dict(layer_decay_rate=RATE, bypass_duplicate=True))
+    assert sum(parameter is model.twin for group in optim.optimizer.param_groups
+               for parameter in group['params']) == 1
 
 
 def test_schedulers_keep_the_scale():

@@ -20,8 +20,9 @@ from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.position_bias import position_bias
 from tools.analysis_tools import plot_features, plot_position_bias
 from tools.analysis_tools.window_transfer import PAPER
+from tools.config_checks import UserError
 from tools.other_biases import bias_table, interpolated_table, linear_bias, replaced_bias
-from tools.pictures import centre_crop, normalised
+from tools.pictures import centre_crop, normalised, open_picture
 
 ROOT = Path(__file__).parents[1]
 COLOURS = [(250, 20, 20), (20, 240, 30), (10, 30, 250), (240, 240, 20), (128, 128, 128),
@@ -153,6 +154,10 @@ def test_other_biases():
         assert torch.equal(table[:, 0, 14], own[:, 7, 56])  # Query top right, key bottom left.
         torch.testing.assert_close(interpolated_table(network, home, home), own)
         torch.testing.assert_close(linear_bias(network, home, home), own, rtol=0, atol=1e-3)
+        for side in (12, 16):  # More offsets than the network has hidden channels.
+            wide = linear_bias(network, (side, side), (side, side))
+            torch.testing.assert_close(wide, position_bias(network, (side,) * 2, (side,) * 2),
+                                       rtol=0, atol=1e-2)
         stretched = interpolated_table(network, (16, 16), home)
         # A stretched table gives the farthest neighbours what they had in the small window.
         torch.testing.assert_close(stretched[:, 0, -1], own[:, 0, -1], rtol=0, atol=0.5)
@@ -160,6 +165,39 @@ def test_other_biases():
         assert larger.shape == (2, 120, 120)
         assert larger.isfinite().all()
         assert ((larger >= 0) & (larger <= 16)).all()
+
+
+def test_pictures_are_as_large_as_in_training(tmp_path):
+    """Of w16 releases, say: windows of 16 16 16 8 on 256 pixels."""
+    model = enliven(SwinTransformerV2(SMALL_ARCH))
+    classifier_file(tmp_path / 'model.pth', model, torch.randn(7, 128), torch.zeros(7))
+    (tmp_path / 'images').mkdir()
+    Image.new('L', (40, 30), 77).save(tmp_path / 'images/grey.png')
+    for windows, sides in (('4,4,4,2', [64, 96]), ('4', [128, 192])):
+        succeed('window_transfer', tmp_path / 'model.pth', '--images', tmp_path / 'images',
+                '--windows', 4, 6, '--pretrained-window-sizes', windows, '--out',
+                tmp_path / 'x.json')
+        rows = json.loads((tmp_path / 'x.json').read_text())['results']
+        assert [row['size'] for row in rows] == 3 * sides
+        assert [row['drift'] for row in rows if row['window'] == 4] == pytest.approx([0] * 3,
+                                                                                     abs=1e-4)
+
+
+@pytest.mark.parametrize('size', [(577, 600), (1107, 1600), (50, 2999), (9, 7), (256, 256)])
+def test_the_crop_is_the_official_one(size):
+    crop = centre_crop(Image.new('RGB', size), 256)
+    assert crop.size == (256, 256)
+    pixels = np.zeros((*size[::-1], 3), np.uint8)
+    pixels[:, : size[0] // 2] = 255  # The left half: it stays the left half.
+    halves = np.asarray(centre_crop(Image.fromarray(pixels), 224))
+    assert (halves[:, :90] == 255).all() or size[0] < 20
+    assert halves[:, 150:].max() < 30 or size[0] < 20
+
+
+def test_deep_pictures_are_refused(tmp_path):
+    Image.fromarray(np.arange(256 * 16, dtype=np.uint16).reshape(64, 64)).save(tmp_path / 'x.png')
+    with pytest.raises(UserError, match='has more than 8 bits a channel'):
+        open_picture(tmp_path / 'x.png')
 
 
 def test_a_replaced_bias_leaves_no_trace():
@@ -206,6 +244,15 @@ def test_bias_plot(known, tmp_path):
             tmp_path / 'bias.png', tmp_path / 'bias.pdf')
     assert Image.open(tmp_path / 'bias.png').width > 500
     assert (tmp_path / 'bias.pdf').read_bytes().startswith(b'%PDF')
+
+
+def test_only_models_of_one_size_are_compared(known, tmp_path):
+    other = SwinTransformerV2({**SMALL_ARCH, 'num_heads': (1, 2, 4, 4)})
+    torch.save(other.state_dict(), tmp_path / 'other.pth')
+    result = tool('plot_position_bias', known / 'known.pth', '--pretrained-window-sizes', 8,
+                  '--compare', tmp_path / 'other.pth', '--out', tmp_path / 'x.png')
+    assert '--compare: ' in result.stderr.splitlines()[-1]
+    assert result.returncode
 
 
 def test_what_the_bias_plot_shows():

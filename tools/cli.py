@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import pickle
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from swinv2_backbone.arguments import parse_windows
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.config_checks import UserError, check_override, check_top_level, did_you_mean
 
@@ -123,17 +123,14 @@ class Window(NamedTuple):
 
 def window(text: str) -> Window:
     """An argparse type: '16', '8x16' (height x width), or '16,16,16,8' (an entry a stage)."""
-    try:
-        entries = [[int(side) for side in entry.split('x')] for entry in text.split(',')]
-        sizes = [sides[0] if len(sides) == 1 else tuple(sides) for sides in entries]
-        # (A pair of entries would be taken for a height and a width.)
-        size = sizes[0] if len(sizes) == 1 else [*sizes]
-        parse_windows('window', size if len(sizes) != 2 else [])
-    except ValueError:
+    entry = '[1-9][0-9]*(x[1-9][0-9]*)?'
+    if not re.fullmatch(f'{entry}(,{entry}){{3}}|{entry}', text):
         raise argparse.ArgumentTypeError(
             f"got '{text}', allowed: a side as 16, HEIGHTxWIDTH as 8x16, or one of these for each "
-            'of the four stages as 16,16,16,8, in tokens') from None
-    return Window(text, size)
+            'of the four stages as 16,16,16,8, in tokens')
+    sides = [[int(side) for side in entry.split('x')] for entry in text.split(',')]
+    sizes = [each[0] if len(each) == 1 else tuple(each) for each in sides]
+    return Window(text, sizes[0] if len(sizes) == 1 else sizes)
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

@@ -137,6 +137,8 @@ def _data_paths(dataset: ConfigDict) -> Iterable[Path]:
         return
     if dataset.get('data_root'):
         yield root
-    for part in (dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()):
+    prefix = dataset.get('data_prefix') or {}
+    for part in (dataset.get('ann_file'),
+                 *(prefix.values() if isinstance(prefix, dict) else [prefix])):
         if part and '://' not in str(part):
             yield root / part

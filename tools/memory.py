@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import resource
 from pathlib import Path
 
 import torch
@@ -61,6 +60,7 @@ class PeakMemory:
         elif self.how == 'clear_refs':
             peak = _status('VmHWM')
         else:
+            import resource  # Not on every system.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return max(peak - self.before, 0), self.how
 

@@ -50,8 +50,8 @@ def interpolated_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: 
 def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
     """A network like the checkpoint's on coordinates without the logarithm.
 
-    Its first layer is random, the last one solved so that it gives the checkpoint's bias at the
-    pretrained window. (The paper trains a model with it instead.)
+    Its first layer is random and wider than there are offsets, the last one solved so that it gives
+    the checkpoint's bias at the pretrained window. (The paper trains a model with it instead.)
     """
     table = bias_table(cpb_mlp, pretrained_window, pretrained_window)
     wanted = torch.logit(table.double().cpu().flatten(1).t() / _LARGEST, eps=1e-6)
@@ -64,12 +64,13 @@ def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -
 
 @cache
 def _hidden_layer(window: Pair, pretrained_window: Pair) -> Tensor:
-    """float64 ``(offsets, CPB_HIDDEN + 1)``, the last column 1."""
+    """float64 ``(offsets, channels + 1)``, the last column 1."""
+    channels = max(CPB_HIDDEN, 2 * (2 * pretrained_window[0] - 1) * (2 * pretrained_window[1] - 1))
     rows, cols = (torch.arange(1 - w, w, dtype=torch.float64) / max(p - 1, 1)
                   for w, p in zip(window, pretrained_window, strict=True))
     coords = torch.cartesian_prod(rows, cols).view(-1, 2)
     generator = torch.Generator().manual_seed(0)
-    weights, offsets = (torch.randn(shape, CPB_HIDDEN, generator=generator, dtype=torch.float64)
+    weights, offsets = (torch.randn(shape, channels, generator=generator, dtype=torch.float64)
                         for shape in (2, 1))
     hidden = F.relu(coords @ weights + offsets)
     return torch.cat([hidden, torch.ones(len(hidden), 1, dtype=torch.float64)], dim=1)

@@ -61,6 +61,9 @@ def open_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
+            if picture.mode[0] in 'IF':  # Converting would clip them to 255.
+                raise UserError(f"picture '{path}' has more than 8 bits a channel (mode "
+                                f'{picture.mode}), allowed: 8')
             return picture.convert('RGB')
     except OSError as error:
         raise UserError(f"picture '{path}' cannot be read: {error}") from error
@@ -73,8 +76,7 @@ def centre_crop(picture: Image.Image, size: int) -> Image.Image:
         Official evaluation of Swin: ``Resize(int(256 / 224 * size))``, ``CenterCrop(size)``.
     """
     short = int(256 / 224 * size)
-    scale = short / min(picture.size)
-    width, height = (max(size, int(side * scale)) for side in picture.size)
+    width, height = (side * short // min(picture.size) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return picture.crop((left, top, left + size, top + size))

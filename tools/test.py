@@ -153,7 +153,7 @@ def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, 
         raise UserError("--window-size: the config's model has no SwinTransformerV2")
     hook = CostHook()
     runner.register_hook(hook, priority='LOWEST')
-    for window in windows:
+    for window in {window.text: window for window in windows}.values():
         for backbone in backbones:
             backbone.set_window_size(window.size)
         metrics = runner.test()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoint import arch_of
 from swinv2_backbone.checkpoint_files import whole_file
 from swinv2_backbone.position_bias import position_bias
 from swinv2_backbone.windows import Pair
@@ -138,6 +139,10 @@ def main() -> None:
     title = f'Position bias of {Path(args.checkpoint).name}'
     if args.compare:
         other, _ = load_model(args, args.compare)
+        archs = [arch_of(each.state_dict()) for each in (model, other)]
+        if archs[0] != archs[1]:
+            raise UserError(f'--compare: {args.compare} is a model of {archs[1]}, allowed: one as '
+                            f'{args.checkpoint}, of {archs[0]}')
         # Beside each other: what is of one layer and window.
         pairs = zip(rows_of(model, 'A: ', args), rows_of(other, 'B: ', args), strict=True)
         rows = [row for pair in pairs for row in pair]

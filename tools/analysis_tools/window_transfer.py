@@ -1,7 +1,8 @@
 """Run a checkpoint at other windows, on pictures in proportion, and see what becomes of it.
 
-At window w pictures have 32 w pixels a side. With labels: top-1 and top-5 accuracy of the
-checkpoint's own classifier, without any fine-tuning. In any case: how often it predicts what it
+Pictures grow with the window: at window w those of the w8 releases have 32 w pixels a side, so that
+stage 4 is one window, as in training. With labels: top-1 and top-5 accuracy of the checkpoint's own
+classifier, without any fine-tuning. In any case: how often it predicts what it
 predicts at its pretrained window, and how far its features move. Beside the log-spaced position
 bias of the model stand two others, made from it: on linear coordinates, and as an interpolated
 table.
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoint import describe_arch
 from swinv2_backbone.checkpoint_files import whole_file
 from tools import cli
 from tools.config_checks import UserError
@@ -29,10 +31,9 @@ from tools.model_of_checkpoint import add_arguments, load_model
 from tools.other_biases import interpolated_table, linear_bias, replaced_bias
 from tools.pictures import centre_crop, find_pictures, normalised, open_picture, read_labels
 
-PIXELS = 32  # Of a picture's side for one token of the window: stage 4 is one window then.
 BIASES = {'log CPB': None, 'linear CPB': linear_bias, 'bicubic table': interpolated_table}
-# Table 1 of arXiv 2111.09883, SwinV2-T on ImageNet-1K without fine-tuning. There each row is a
-# model that was trained with that bias.
+# Table 1 of arXiv 2111.09883: SwinV2-T, trained at window 8, on ImageNet-1K without fine-tuning.
+# There each row is a model that was trained with that bias.
 PAPER = {'log CPB': {8: 81.8, 12: 82.4, 16: 81.7, 20: 80.4, 24: 79.1},
          'linear CPB': {8: 81.7, 12: 82.0, 16: 81.2, 20: 79.8, 24: 77.6},
          'bicubic table': {8: 81.7, 12: 79.4, 16: 77.2, 20: 73.2, 24: 68.7}}
@@ -60,38 +61,61 @@ class Classifier:
 
     Args:
         model: The backbone.
-        head: ``head.weight`` and ``head.bias``, or nothing.
+        head: ``head.weight`` and, in nearly all, ``head.bias``; or nothing.
         device: Where to run.
     """
 
     def __init__(self, model: SwinTransformerV2, head: dict[str, Tensor], device: str):
         self.model = model.to(device)
         self.device = device
-        self.weights = [head[key].to(device, torch.float32) for key in
-                        ('head.weight', 'head.bias')] if head else None
+        self.head = {key: value.to(device, torch.float32) for key, value in head.items()}
+        if self.head and 'head.weight' not in self.head:
+            raise UserError(f'the checkpoint has of a classifier {", ".join(self.head)} alone')
 
     @property
     def classes(self) -> int | None:
         """How many it knows."""
-        return None if self.weights is None else len(self.weights[1])
+        return len(self.head['head.weight']) if self.head else None
+
+    @property
+    def home(self) -> int:
+        """The window of the first stage, in tokens, that the checkpoint was trained with.
+
+        Raises:
+            UserError: If windows were no squares: nor were the pictures then.
+        """
+        windows = [stage.pretrained_window for stage in self.model.layers]
+        if any(height != width for height, width in windows):
+            raise UserError(f'trained at windows of {windows} tokens, allowed: squares')
+        return windows[0][0]
+
+    def side(self, window: int) -> int:
+        """Side in pixels of the pictures for a window.
+
+        In training stage 4 was one window: that of 8 in the w8 and w16 releases (256 pixels), of 6
+        in those of w12 (192 pixels).
+        """
+        last = self.model.layers[-1].pretrained_window[0]
+        trained = self.model.patch_size * 2**(len(self.model.layers) - 1) * last
+        return round(trained * window / self.home)
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean features ``(B, C)`` of the last stage and, best first, ``(B, 5)`` classes."""
         features = self.model(pictures.to(self.device))[-1].mean((2, 3)).float()
-        if self.weights is None:
+        if not self.head:
             return features.cpu(), features.new_zeros(len(features), 0).long().cpu()
-        logits = F.linear(features, *self.weights)
+        logits = F.linear(features, self.head['head.weight'], self.head.get('head.bias'))
         return features.cpu(), logits.topk(min(5, self.classes)).indices.cpu()
 
 
 def run(classifier: Classifier, paths: list[Path], window: int, batch: int,
         bar: mmengine.ProgressBar) -> tuple[Tensor, Tensor, float]:
     """Features and classes of all pictures at a window, and seconds a picture."""
-    found, seconds = [], 0.0
+    found, seconds, side = [], 0.0, classifier.side(window)
     with classifier.model.window_size_as(window):
         for start in range(0, len(paths), batch):
-            pictures = torch.stack([normalised(centre_crop(open_picture(path), PIXELS * window))
+            pictures = torch.stack([normalised(centre_crop(open_picture(path), side))
                                     for path in paths[start:start + batch]])
             begin = time.perf_counter()
             found.append(classifier(pictures))
@@ -104,18 +128,14 @@ def run(classifier: Classifier, paths: list[Path], window: int, batch: int,
 def measure(args: argparse.Namespace, classifier: Classifier, paths: list[Path],
             labels: list[int] | None) -> Iterator[dict]:
     """A row for each bias and window."""
-    home = classifier.model.layers[0].pretrained_window
-    if home[0] != home[1]:
-        raise UserError(f'{args.checkpoint}: trained at the window {home}; its pictures were no '
-                        'squares, and this tool knows none other')
     windows = list(dict.fromkeys(args.windows))
     bar = mmengine.ProgressBar(len(paths) * (1 + len(args.biases) * len(windows)), file=sys.stderr)
-    reference = run(classifier, paths, home[0], args.batch, bar)
+    reference = run(classifier, paths, classifier.home, args.batch, bar)
     for name in args.biases:
         with (replaced_bias(classifier.model, BIASES[name]) if BIASES[name] else nullcontext()):
             for window in windows:
                 features, classes, seconds = run(classifier, paths, window, args.batch, bar)
-                yield dict(bias=name, window=window, size=PIXELS * window,
+                yield dict(bias=name, window=window, size=classifier.side(window),
                            **scores(features, classes, reference, labels), seconds=seconds)
     sys.stderr.write('\n')
 
@@ -168,13 +188,16 @@ def main() -> None:
         if classifier.classes is None:
             raise UserError(f'--labels: {args.checkpoint} has no classifier')
         labels = read_labels(args.labels, args.images, paths, classifier.classes)
+    # Whose numbers these are.
+    as_in_paper = (labels is not None and classifier.classes == 1000 and classifier.home == 8
+                   and describe_arch(converted.state) == "'tiny'")
     rows = list(measure(args, classifier, paths, labels))
-    print(table(rows, with_paper=labels is not None and classifier.classes == 1000))
+    print(table(rows, as_in_paper))
     print(f'{len(paths)} pictures; agreement and drift: with the predictions and features at '
-          f'window {model.layers[0].pretrained_window[0]}, in per cent and as cosine distance')
-    if labels is not None and classifier.classes == 1000:
-        print('paper: arXiv 2111.09883, table 1, ImageNet-1K top-1 without fine-tuning, where each '
-              'bias is one that a model was trained with')
+          f'window {classifier.home}, in per cent and as cosine distance')
+    if as_in_paper:
+        print('paper: arXiv 2111.09883, table 1, SwinV2-T trained at window 8, ImageNet-1K top-1 '
+              'without fine-tuning, where each bias is one that a model was trained with')
     with whole_file(args.out) as partial:
         mmengine.dump(dict(checkpoint=args.checkpoint, images=str(args.images),
                            pictures=len(paths), labels=args.labels and str(args.labels),

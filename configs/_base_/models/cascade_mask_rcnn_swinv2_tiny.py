@@ -1,5 +1,5 @@
 # Cascade Mask R-CNN with the box heads of Swin V1's (microsoft/Swin-Transformer-Object-Detection):
-# four convolutions and one linear layer, SyncBN, GIoU on decoded boxes.
+# four convolutions and one linear layer, SyncBN, GIoU on decoded boxes. RPN as in mmdet's Cascade.
 _base_ = './mask_rcnn_swinv2_tiny.py'
 
 box_heads = [
@@ -34,9 +34,10 @@ rcnn = [
 ]
 model = dict(
     type='CascadeRCNN',
+    rpn_head=dict(loss_bbox=dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0)),
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,
         stage_loss_weights=[1, 0.5, 0.25],
         bbox_head=box_heads),
-    train_cfg=dict(rcnn=rcnn))
+    train_cfg=dict(rpn_proposal=dict(max_per_img=2000), rcnn=rcnn))
