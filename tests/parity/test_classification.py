@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from swinv2_backbone.compat import mmengine_checkpoints_allowed
+
 from . import peers
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,26 @@ def test_the_same_scores(theirs, pictures, tmp_path):
         assert rows['model'][f'accuracy/{key}'] == pytest.approx(
             100 * hits.any(1).double().mean().item())
     assert 'top-1   top-5' in output
+
+
+def test_training_goes_on_from_a_classifier(theirs, pictures, tmp_path):
+    """The recipe for a larger window, as its config says it is started, for an epoch."""
+    torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
+    run('tools/model_converters/convert_checkpoint.py', tmp_path / 'theirs.pth',
+        tmp_path / 'ours.pth', '--to', 'swinv2_backbone')
+    loaders = [f'{mode}_dataloader.{setting}' for mode in ('train', 'val') for setting in (
+        f'dataset.data_root={pictures}/', 'dataset.data_prefix=val',
+        'dataset.ann_file=meta/val.txt', 'dataset.indices=4', 'batch_size=2', 'num_workers=0',
+        'persistent_workers=False')]
+    run('tools/train.py', CONFIG.with_name('swinv2_tiny_w16_in1k.py'), '--work-dir',
+        tmp_path / 'work', '--cfg-options', f'load_from={tmp_path}/ours.pth',
+        'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1', *loaders)
+    with mmengine_checkpoints_allowed():
+        trained = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=True)['state_dict']
+    before = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
+    assert trained.keys() >= before.keys()
+    moved = {key: (trained[key] - value).abs().max().item() for key, value in before.items()}
+    assert 0 < max(moved.values()) < 1e-3, 'started from the checkpoint, and learned a little'
 
 
 def test_the_same_answers(theirs):
