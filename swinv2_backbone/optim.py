@@ -15,9 +15,9 @@ from .swin_transformer_v2 import SwinTransformerV2
 NEVER_DECAYED = frozenset({'logit_scale', 'cpb_mlp', 'q_bias', 'v_bias'})
 RATE = 'layer_decay_rate'
 _BY_KIND = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
-_MMENGINE_KEYS = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
-                  'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult',
-                  'bypass_duplicate')
+# What mmengine's constructor reads from paramwise_cfg.
+MMENGINE_KEYS = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
+                 'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
 
 
 def layer_of(name: str, depths: list[int]) -> int:
@@ -84,10 +84,10 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, dict(paramwise_cfg or {}))
 
     def _validate_cfg(self) -> None:
-        unknown = set(self.paramwise_cfg) - {RATE, *_MMENGINE_KEYS}
+        unknown = set(self.paramwise_cfg) - {RATE, *MMENGINE_KEYS}
         if unknown:
             raise ValueError(f'paramwise_cfg: got the keys {sorted(unknown)}, allowed: '
-                             f'{", ".join((RATE, *_MMENGINE_KEYS))}')
+                             f'{", ".join((RATE, *MMENGINE_KEYS))}')
         rate = self.paramwise_cfg.get(RATE)
         if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
             raise ValueError(f"paramwise_cfg['{RATE}']: got {rate!r}, allowed: a number above 0 "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .windows import Pair, cache_tensors
 
 CPB_HIDDEN = 512
-_LARGEST_BIAS = 16.0
+LARGEST_BIAS = 16.0
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -97,6 +97,6 @@ def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair)
     coords, index = _geometry(window, pretrained_window, w1.device, w1.dtype)
     with torch.autocast(w1.device.type, enabled=False):
         table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
-        table = (_LARGEST_BIAS * torch.sigmoid(table)).t()
+        table = (LARGEST_BIAS * torch.sigmoid(table)).t()
         # Indexing with `[:, index]` takes twice as long, its gradient four times.
         return table.index_select(1, index.flatten()).unflatten(1, index.shape)

@@ -241,5 +241,6 @@ def _axis_kinds(size: int, padded: int, window: int, shift: int, device: torch.d
 def _axis_labels(size: int, padded: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """For each rolled position of one axis: did it wrap around (int), is it real (bool)."""
     position = torch.arange(padded, device=device) + shift
+    # (Not `% padded`: ONNX's exporter has no remainder by a size that it does not know.)
     position = torch.where(position < padded, position, position - padded)
     return (position < shift).long(), position < size

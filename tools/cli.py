@@ -102,7 +102,7 @@ def require_toolbox(name: str, path: Path) -> None:
     """
     try:
         importlib.import_module(f'{name}.models')
-    except (ImportError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # Versions that do not go together end in all kinds.
         raise UserError(f"config '{path}': needs {name}, which cannot be imported here "
                         f'({first_line(error)})') from error
 

@@ -18,6 +18,8 @@ from mmengine.registry import (
 )
 from mmengine.runner import Runner
 
+from swinv2_backbone.optim import MMENGINE_KEYS, RATE
+
 _REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, LOOPS, OPTIMIZERS, OPTIM_WRAPPERS)
 # Keys that no signature shows.
 _ALSO_READ = {
@@ -25,9 +27,7 @@ _ALSO_READ = {
          'activation_checkpointing', 'runner_type', 'tta_model', 'tta_pipeline'),
     # AmpOptimWrapper's, which --amp puts in the place of OptimWrapper.
     'optim_wrapper': ('constructor', 'paramwise_cfg', 'dtype', 'loss_scale', 'use_fsdp'),
-    'optim_wrapper.paramwise_cfg': (
-        'custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
-        'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate', 'layer_decay_rate'),
+    'optim_wrapper.paramwise_cfg': (*MMENGINE_KEYS, RATE),
 }
 
 

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.attention import WindowAttention
-from swinv2_backbone.position_bias import CPB_HIDDEN, position_bias, relative_index
+from swinv2_backbone.position_bias import (
+    CPB_HIDDEN,
+    LARGEST_BIAS,
+    position_bias,
+    relative_index,
+)
 from swinv2_backbone.windows import Pair
 
 # (cpb_mlp, window, pretrained_window) to (nH, N, N).
 Bias = Callable[[nn.Sequential, Pair, Pair], Tensor]
-_LARGEST = 16.0
 
 
 def bias_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
@@ -54,10 +58,10 @@ def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -
     the checkpoint's bias at the pretrained window. (The paper trains a model with it instead.)
     """
     table = bias_table(cpb_mlp, pretrained_window, pretrained_window)
-    wanted = torch.logit(table.double().cpu().flatten(1).t() / _LARGEST, eps=1e-6)
+    wanted = torch.logit(table.double().cpu().flatten(1).t() / LARGEST_BIAS, eps=1e-6)
     hidden = _hidden_layer(pretrained_window, pretrained_window)
     last = torch.linalg.lstsq(hidden, wanted, driver='gelsd').solution
-    solved = _LARGEST * torch.sigmoid(_hidden_layer(window, pretrained_window) @ last)
+    solved = LARGEST_BIAS * torch.sigmoid(_hidden_layer(window, pretrained_window) @ last)
     sides = (2 * window[0] - 1, 2 * window[1] - 1)
     return _of_windows(solved.t().unflatten(1, sides).to(table.device, torch.float32), window)
 
