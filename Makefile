@@ -17,10 +17,10 @@ RUN := .venv/bin/python
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
-	@$(PYTHON) tools/bootstrap.py
+	@$(PYTHON) tools/misc/bootstrap.py
 
 data/shapes: env
-	@$(RUN) tools/make_shapes.py --out $@
+	@$(RUN) tools/dataset_converters/make_shapes.py --out $@
 
 # The demo is made for CPUs, and mmcv's operators may be compiled for them alone.
 demo: export CUDA_VISIBLE_DEVICES = -1
@@ -36,20 +36,20 @@ test: env
 test-slow: env
 	@$(RUN) -m pytest -q -m slow
 
-# Against the other implementations, which lie in folders of their own: see tools/bootstrap.py.
+# Against the other implementations, which lie in folders of their own: see tools/misc/bootstrap.py.
 HF := SWINV2_PEERS="transformers timm torchvision" PYTHONPATH=.venv/peers/hf
 MMPRETRAIN := SWINV2_PEERS="mmpretrain" PYTHONPATH=.venv/peers/mmpretrain
 
 .venv/peers: env
-	@$(PYTHON) tools/bootstrap.py peers
+	@$(PYTHON) tools/misc/bootstrap.py peers
 
 parity: .venv/peers
 	@$(HF) $(RUN) -m pytest -q tests/parity
 	@$(MMPRETRAIN) $(RUN) -m pytest -q tests/parity
 
 parity-record: .venv/peers
-	@$(HF):tests $(RUN) -m parity.recorded
-	@$(MMPRETRAIN):tests $(RUN) -m parity.recorded
+	@$(HF) $(RUN) -m tests.parity.recorded
+	@$(MMPRETRAIN) $(RUN) -m tests.parity.recorded
 
 # Against the other implementations' speed and memory: hours on 2 cores. --help for other sets.
 BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py

@@ -2,8 +2,8 @@
 
 import argparse
 
-from .releases import RELEASES, SCHEME
-from .trained_windows import as_setting
+from .checkpoints.pretrained_windows import as_setting
+from .checkpoints.releases import RELEASES, SCHEME
 
 
 def format_table() -> str:

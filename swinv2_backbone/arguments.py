@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from numbers import Integral, Real
 
-from .windows import Pair
+from .layers.windows import Pair
 
 NUM_STAGES = 4
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from . import arguments as args
-from .blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
-from .checkpoint_files import METADATA_KEY
-from .pretrained import PretrainedSwinV2
-from .trained_windows import agree, windows_of_metadata
-from .windows import Pair
+from .checkpoints.files import METADATA_KEY
+from .checkpoints.loading import PretrainedSwinV2
+from .checkpoints.pretrained_windows import agree, windows_of_metadata
+from .layers.blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
+from .layers.windows import Pair
 
 
 def _is_pretrained(init_type: str | type) -> bool:

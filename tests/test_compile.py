@@ -6,10 +6,10 @@ graphs take minutes of C++ compilation, and are tested under `slow`.
 
 import pytest
 import torch
-from conftest import SMALL_ARCH, enliven
 from torch._dynamo.utils import counters
 
 from swinv2_backbone import SwinTransformerV2
+from tests.helpers.models import SMALL_ARCH, enliven
 
 # At least 225 pixels: then no map is smaller than its window of 8. Odd ones pad everywhere.
 SIZES = [(256, 320), (288, 256), (225, 402)]
@@ -81,10 +81,10 @@ def test_under_autocast(dtype):
 
 
 def test_operators_keep_torchs_rules():
-    from swinv2_backbone import fast_attention
+    from swinv2_backbone.layers import fused_attention
     inputs = [torch.randn(20, 3, 2, 4), 5 + torch.rand(2, 1, 1), torch.randn(2, 9, 9)]
     inputs = [x.requires_grad_() for x in inputs]
-    found = torch.library.opcheck(fast_attention._attend_operator,
+    found = torch.library.opcheck(fused_attention._attend_operator,
                                   (*inputs, [5, 4], [3, 3], True, None))
     assert set(found.values()) == {'SUCCESS'}, found
     assert 'test_autograd_registration' in found

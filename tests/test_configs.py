@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from swinv2_backbone.releases import resolve
+from swinv2_backbone.checkpoints.releases import resolve
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('[!_]*/*.py'))

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import TINY, enliven
-from dense_reference import dense_forward
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES, parse_windows
+from tests.helpers.dense_reference import dense_forward
+from tests.helpers.models import TINY, enliven
 
 SIZES = [(256, 256), (224, 224), (200, 328), (33, 65), (7, 150), (1, 1)]
 WINDOWS = [8, 16, (4, 12), [8, 8, 16, 7]]

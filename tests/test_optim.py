@@ -4,13 +4,13 @@ import logging
 
 import pytest
 import torch
-from conftest import SMALL_ARCH
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES
 from swinv2_backbone.optim import describe, layer_of
+from tests.helpers.models import SMALL_ARCH
 
 RATE = 0.5
 CONSTRUCTOR = 'swinv2_backbone.SwinV2LayerDecayConstructor'
@@ -208,7 +208,7 @@ def test_wrong_options(paramwise, optimizer, message):
     ('mmdet', 'detection/mask_rcnn_swinv2_tiny_w16_3x_coco.py')])
 def test_under_the_toolboxes(toolbox, config):
     pytest.importorskip(toolbox)
-    from test_configs import build, load
+    from tests.test_configs import build, load
     cfg = load(config)
     model = build(cfg)
     logging.disable(logging.INFO)

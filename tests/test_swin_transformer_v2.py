@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from conftest import SMALL_ARCH, enliven
 from mmengine.registry import MODELS
 from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
+from tests.helpers.models import SMALL_ARCH, enliven
 
 ALL_STAGES = (0, 1, 2, 3)
 

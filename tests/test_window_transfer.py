@@ -7,16 +7,17 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL_ARCH, enliven
-from dense_reference import dense_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 
-from swinv2_backbone import SwinTransformerV2, fast_attention
-from swinv2_backbone import windows as windows_module
+from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import parse_windows
-from swinv2_backbone.windows import WindowKind
+from swinv2_backbone.layers import fused_attention
+from swinv2_backbone.layers import windows as windows_module
+from swinv2_backbone.layers.windows import WindowKind
+from tests.helpers.dense_reference import dense_forward
+from tests.helpers.models import SMALL_ARCH, enliven
 
 WINDOWS = [16, 1, 24, (4, 12), [8, (3, 5), 16, 7]]
 
@@ -211,8 +212,8 @@ def test_pads_of_the_fast_path_reach_no_token(small, monkeypatch, window):
         return found
 
     before = gradients()
-    original = fast_attention._kinds
-    monkeypatch.setattr(fast_attention, '_kinds', kinds)
+    original = fused_attention._kinds
+    monkeypatch.setattr(fused_attention, '_kinds', kinds)
     # No gradients in the first pass: the two ways into the fast path.
     with torch.no_grad():
         for ours, theirs in zip(model(picture), before, strict=False):

@@ -14,9 +14,9 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from swinv2_backbone import SwinTransformerV2
-from tools import cli
-from tools.config_checks import UserError, check_data
-from tools.cost import MEGABYTES, SECONDS, CostHook
+from tools.utils import cli
+from tools.utils.config_checks import UserError, check_data
+from tools.utils.cost import MEGABYTES, SECONDS, CostHook
 
 # What the closing table shows, by the name that the metric gives it.
 COLUMNS = {
@@ -94,7 +94,7 @@ def use_tta(cfg: Config) -> None:
     if cfg.default_scope == 'mmdet':
         print('--tta: mmdet merges boxes alone, so mask AP is left out', file=sys.stderr)
         if cfg.model.type == 'DetTTAModel':
-            import tools.tta  # noqa: F401  registers the class
+            import tools.utils.tta  # noqa: F401  registers the class
             cfg.model.type = 'BoxTTAModel'
         for evaluator in evaluators(cfg):
             if evaluator.type == 'CocoMetric':
@@ -185,7 +185,7 @@ def main():
     if not is_main_process():
         return
     if args.baseline:
-        from tools.analysis_tools.majority_baseline import majority_baseline
+        from tools.utils.majority_baseline import majority_baseline
         rows['most frequent class'] = majority_baseline(plain_cfg)
         write_results(path, args, rows)
     print(f'\n{args.checkpoint}\n{format_table(rows, cfg.default_scope)}\n-> {path}')

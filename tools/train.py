@@ -10,8 +10,8 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from tools import cli
-from tools.config_checks import UserError, check_data
+from tools.utils import cli
+from tools.utils.config_checks import UserError, check_data
 
 
 def parse_args():

@@ -1,4 +1,4 @@
-# The demo's other task: a few minutes on two CPU cores. tools/make_shapes.py makes the data.
+# The demo's other task: a few minutes on two CPU cores. tools/dataset_converters/make_shapes.py makes the data.
 _base_ = [
     '../_base_/models/mask_rcnn_swinv2_tiny_scratch.py',
     '../_base_/datasets/folder_instance.py',

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .peers import NAMES, PEERS, fill, lively, need
+from .implementations import NAMES, PEERS, fill, lively, need
 
 FOLDER = Path(__file__).parent / 'recorded'
 ARCH = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 4, 8))

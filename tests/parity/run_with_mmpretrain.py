@@ -1,12 +1,12 @@
 """Run a script with torchvision's operators declared, without which mmpretrain cannot be imported.
 
-Only for tests: see tests/parity/peers.py.
+Only for tests: see tests/parity/implementations.py.
 """
 
 import runpy
 import sys
 
-from parity.peers import declare_torchvision_operators
+from tests.parity.implementations import declare_torchvision_operators
 
 if __name__ == '__main__':
     declare_torchvision_operators()

@@ -12,7 +12,7 @@ import torch
 
 from swinv2_backbone.compat import mmengine_checkpoints_allowed
 
-from . import peers
+from . import implementations as peers
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/classification/swinv2_tiny_in1k.py'
@@ -64,7 +64,7 @@ def run(script, *arguments):
         [sys.executable, Path(__file__).with_name('run_with_mmpretrain.py'), ROOT / script,
          *map(str, arguments)], capture_output=True, text=True, timeout=500,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(
-            [str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])})
+            [str(ROOT), os.environ.get('PYTHONPATH', '')])})
     assert process.returncode == 0, process.stdout[-1500:] + process.stderr[-1500:]
     return process.stdout
 
@@ -124,7 +124,7 @@ def test_the_same_answers(theirs):
     from mmengine.config import Config
     from mmpretrain.registry import MODELS
 
-    from swinv2_backbone.checkpoint import convert_checkpoint
+    from swinv2_backbone.checkpoints.convert import convert_checkpoint
     cfg = Config.fromfile(CONFIG)
     ours = MODELS.build(cfg.model).eval()
     found = convert_checkpoint({'state_dict': theirs.state_dict()}, 'theirs')

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALL_ARCH
 
 from swinv2_backbone import SwinTransformerV2
+from tests.helpers.models import SMALL_ARCH
 from tools.model_converters import convert_checkpoint
 
+from .implementations import CLASSES, NAMES, PEERS, fill, need
 from .ours import stages_of
-from .peers import CLASSES, NAMES, PEERS, fill, need
 
 load_file = pytest.importorskip('safetensors.torch').load_file
 
@@ -101,7 +101,7 @@ def test_what_timm_uploads_is_understood(tmp_path):
     timm = need('timm')
     from timm.models.hub import save_for_hf
 
-    from swinv2_backbone.pretrained import load_checkpoint
+    from swinv2_backbone.checkpoints.loading import load_checkpoint
     model = timm.create_model('swinv2_tiny_window16_256.ms_in1k', num_classes=CLASSES)
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     converted = load_checkpoint(str(tmp_path / 'model.safetensors'))

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from swinv2_backbone.arguments import ARCHITECTURES
-from swinv2_backbone.key_maps import FORMATS
-from swinv2_backbone.key_rules import translate
+from swinv2_backbone.checkpoints.formats import FORMATS
+from swinv2_backbone.checkpoints.key_rules import translate
 
+from .implementations import CLASSES, NAMES, PEERS, fill, need
 from .ours import measured, ours_from, stages_of
-from .peers import CLASSES, NAMES, PEERS, fill, need
 
 # window, picture, pretrained window
 CASES = {'w8_256': (8, 256, None), 'w16_256': (16, 256, None), 'w16_512': (16, 512, None),

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from swinv2_backbone.key_maps import FORMATS
-from swinv2_backbone.pretrained import load_checkpoint
+from swinv2_backbone.checkpoints.formats import FORMATS
+from swinv2_backbone.checkpoints.loading import load_checkpoint
 
+from .implementations import CLASSES, NAMES, PEERS
 from .ours import ours_from, stages_of
-from .peers import CLASSES, NAMES, PEERS
 from .recorded import ARCH, WINDOW, load, picture, record, sample, state_of
 
 
@@ -54,8 +54,8 @@ def test_loads_and_gives_the_recorded_features(tmp_path, name, peer):
 @pytest.mark.parametrize('name', NAMES)
 def test_every_name_of_theirs_is_ours_and_back(name):
     """Through the maps alone, bit for bit: theirs -> ours -> theirs."""
-    from swinv2_backbone.checkpoint import convert_checkpoint
-    from swinv2_backbone.export import export_state
+    from swinv2_backbone.checkpoints.convert import convert_checkpoint
+    from swinv2_backbone.checkpoints.export import export_state
     state = state_of(load(name))
     converted = convert_checkpoint(state, name)
     back = export_state(converted.state, converted.head, FORMATS[converted.format])

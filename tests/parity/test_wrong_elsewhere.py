@@ -6,10 +6,11 @@ These are the sizes that test_features.py leaves out.
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_reference import dense_forward
 
+from tests.helpers.dense_reference import dense_forward
+
+from .implementations import NAMES, PEERS, fill, need
 from .ours import measured, ours_from, stages_of
-from .peers import NAMES, PEERS, fill, need
 from .recorded import ARCH
 
 # Peer, window, built for, run at, pretrained window, arguments; and what is wrong there.

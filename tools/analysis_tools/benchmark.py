@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from tools import cli
 from tools.benchmarking import machine, report
 from tools.benchmarking.arguments import cases_of, parse_args
 from tools.benchmarking.cases import LABELS, Case
 from tools.benchmarking.process import Worker, WorkerError
 from tools.benchmarking.statistics import summarise
+from tools.utils import cli
 
 # Threads of OpenMP's go on spinning for some milliseconds after their last work; the next
 # contestant is to have the machine for itself.

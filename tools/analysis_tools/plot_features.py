@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoint_files import whole_file
-from tools import cli
-from tools.model_of_checkpoint import add_arguments, load_model
-from tools.pictures import normalised, open_picture
+from swinv2_backbone.checkpoints.files import whole_file
+from tools.utils import cli
+from tools.utils.checkpoint_model import add_arguments, load_model
+from tools.utils.images import normalised, open_picture
 
 _SUFFIXES = ('.png', '.pdf')
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoint import arch_of
-from swinv2_backbone.checkpoint_files import whole_file
-from swinv2_backbone.position_bias import position_bias
-from swinv2_backbone.windows import Pair
-from tools import cli
-from tools.config_checks import UserError
-from tools.model_of_checkpoint import add_arguments, load_model
+from swinv2_backbone.checkpoints.convert import arch_of
+from swinv2_backbone.checkpoints.files import whole_file
+from swinv2_backbone.layers.position_bias import position_bias
+from swinv2_backbone.layers.windows import Pair
+from tools.utils import cli
+from tools.utils.checkpoint_model import add_arguments, load_model
+from tools.utils.config_checks import UserError
 
 _SUFFIXES = ('.png', '.pdf')
 _HEADS_A_ROW = 12

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
-from tools import cli
-from tools.config_checks import UserError, check_data
+from tools.utils import cli
+from tools.utils.config_checks import UserError, check_data
 
 _CAPTION_HEIGHT = 22
 

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoint import describe_arch
-from swinv2_backbone.checkpoint_files import whole_file
-from tools import cli
-from tools.config_checks import UserError
-from tools.model_of_checkpoint import add_arguments, load_model
-from tools.other_biases import interpolated_table, linear_bias, replaced_bias
-from tools.pictures import centre_crop, find_pictures, normalised, open_picture, read_labels
+from swinv2_backbone.checkpoints.convert import describe_arch
+from swinv2_backbone.checkpoints.files import whole_file
+from tools.utils import cli
+from tools.utils.checkpoint_model import add_arguments, load_model
+from tools.utils.config_checks import UserError
+from tools.utils.images import centre_crop, find_pictures, normalised, open_picture, read_labels
+from tools.utils.other_biases import interpolated_table, linear_bias, replaced_bias
 
 BIASES = {'log CPB': None, 'linear CPB': linear_bias, 'bicubic table': interpolated_table}
 # Table 1 of arXiv 2111.09883: SwinV2-T, trained at window 8, on ImageNet-1K without fine-tuning.

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from tools.benchmarking.cases import ARCHITECTURES, DTYPES, MODES, PEERS, Case
-from tools.cli import OneLineParser, positive
-from tools.config_checks import UserError
+from tools.utils.cli import OneLineParser, positive
+from tools.utils.config_checks import UserError
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ LABELS = {
 # Other implementations of the same network, among which the fastest is looked for.
 V2_PEERS = ('timm', 'transformers', 'torchvision', 'mmpretrain')
 PEERS = (*V2_PEERS, 'swin_v1')
-# The folder of tools/bootstrap.py in which a contestant finds its library; none for ours.
+# The folder of tools/misc/bootstrap.py in which a contestant finds its library; none for ours.
 PEER_FOLDERS = {**dict.fromkeys(PEERS, 'hf'), 'mmpretrain': 'mmpretrain'}
 
 

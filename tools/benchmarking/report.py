@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from swinv2_backbone.checkpoint_files import whole_file
+from swinv2_backbone.checkpoints.files import whole_file
 from tools.benchmarking.cases import LABELS
 from tools.benchmarking.chart import draw
 

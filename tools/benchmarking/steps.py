@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tools.benchmarking.cases import Case
-from tools.memory import PeakMemory, wait_for
+from tools.utils.memory import PeakMemory, wait_for
 
 TORCH_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 

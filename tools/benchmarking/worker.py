@@ -18,7 +18,7 @@ from tools.benchmarking.cases import ARCHITECTURES, Case
 from tools.benchmarking.gemm import Replay, record
 from tools.benchmarking.networks import build_network
 from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, timed
-from tools.memory import trim
+from tools.utils.memory import trim
 
 
 class Session:

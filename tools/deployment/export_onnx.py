@@ -16,10 +16,10 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from swinv2_backbone.checkpoint_files import whole_file
+from swinv2_backbone.checkpoints.files import whole_file
 from swinv2_backbone.compat import mmengine_checkpoints_allowed
-from tools import cli
-from tools.config_checks import UserError
+from tools.utils import cli
+from tools.utils.config_checks import UserError
 
 TOLERANCE = 1e-4
 _MOST_STEPS = 64

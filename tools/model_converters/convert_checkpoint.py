@@ -7,26 +7,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from swinv2_backbone.arguments import is_int, parse_windows
-from swinv2_backbone.checkpoint import Converted, arch_of
-from swinv2_backbone.checkpoint_files import (
-    hash_in_name,
-    require_safetensors,
-    whole_file,
-    write_checkpoint,
-)
-from swinv2_backbone.export import (
+from swinv2_backbone.checkpoints.convert import Converted, arch_of
+from swinv2_backbone.checkpoints.export import (
     export_buffers,
     export_state,
     geometry_buffers,
     hf_config,
 )
-from swinv2_backbone.key_maps import FORMATS, HF
-from swinv2_backbone.key_rules import Format
-from swinv2_backbone.pretrained import load_checkpoint
-from swinv2_backbone.releases import find_release
-from tools import cli
-from tools.config_checks import UserError
-from tools.model_of_checkpoint import build_model
+from swinv2_backbone.checkpoints.files import (
+    hash_in_name,
+    require_safetensors,
+    whole_file,
+    write_checkpoint,
+)
+from swinv2_backbone.checkpoints.formats import FORMATS, HF
+from swinv2_backbone.checkpoints.key_rules import Format
+from swinv2_backbone.checkpoints.loading import load_checkpoint
+from swinv2_backbone.checkpoints.releases import find_release
+from tools.utils import cli
+from tools.utils.checkpoint_model import build_model
+from tools.utils.config_checks import UserError
 
 # What transformers looks for, in its order.
 HF_FILES = ('model.safetensors', 'pytorch_model.bin')

@@ -1,0 +1,123 @@
+"""Where a checkpoint lies on this machine: fetched first if need be, whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from .errors import CheckpointError
+from .files import check_hash, whole_file
+from .releases import HUB_SCHEME, SCHEME, resolve
+
+ALLOWED = f'a path, an http(s) URL, {HUB_SCHEME}owner/name[@revision][/file], or {SCHEME}NAME'
+# What transformers and timm name their files on the hub, the newer first.
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def is_remote(checkpoint: str) -> bool:
+    """Whether a checkpoint has to be fetched."""
+    return '://' in checkpoint
+
+
+def fetch(checkpoint: str, sha256: str | None = None) -> Path:
+    """The local path of a checkpoint, downloaded first where it is an address.
+
+    URLs are kept where torch.hub keeps its own, files of the hub where huggingface_hub does.
+
+    Args:
+        checkpoint: A path, an http(s) URL, an address on the hub, or one of a known release.
+        sha256: Hex digits that the hash of a download must begin with.
+
+    Raises:
+        ConnectionError: If it cannot be fetched.
+        CheckpointError: If its hash is another than was asked for.
+        ImportError: If it lies on the hub and huggingface_hub is not installed.
+        ValueError: If it is of no such form.
+    """
+    address = resolve(checkpoint)
+    if not is_remote(address):
+        return Path(address)
+    if address.startswith(HUB_SCHEME):
+        return _fetch_from_hub(address)
+    if urlparse(address).scheme not in ('http', 'https'):
+        raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed: {ALLOWED}")
+    path = cached_path(address, Path(torch.hub.get_dir()) / 'checkpoints')
+    try:
+        if not path.exists():
+            download(address, path, sha256)
+    except CheckpointError as error:
+        raise CheckpointError(f'checkpoint {checkpoint}: {error}. Nothing was kept') from error
+    except OSError as error:  # urllib's errors are among these
+        raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
+                              f'it by other means and put it at {path}, or give its path.'
+                              ) from error
+    return path
+
+
+def cached_path(url: str, folder: Path) -> Path:
+    """Where the file of a URL is kept below `folder`: by the whole URL, not by its last part.
+
+    Raises:
+        ValueError: If the URL names no file.
+    """
+    name = Path(urlparse(url).path).name
+    if not name:
+        raise ValueError(f"'{url}' names no file")
+    return folder / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+
+
+def download(url: str, path: Path, sha256: str | None = None) -> None:
+    """Fetch a URL into `path`, which appears only when the file is complete.
+
+    Raises:
+        OSError: If it cannot be fetched, or is cut short.
+        CheckpointError: If its hash is not the one asked for, or else the one in its name.
+    """
+    with whole_file(path) as partial:
+        with open(partial, 'wb') as file, urllib.request.urlopen(url, timeout=60) as response:
+            shutil.copyfileobj(response, file, 1 << 20)
+            expected = response.headers.get('Content-Length')
+        size = os.path.getsize(partial)
+        if expected is not None and size != int(expected):
+            raise OSError(f'cut short: {size} of {expected} bytes came')
+        check_hash(partial, sha256, path.name)
+
+
+def _fetch_from_hub(address: str) -> Path:
+    """A file of the hub, with its config.json, which tells the windows, beside it."""
+    if find_spec('huggingface_hub') is None:
+        raise ImportError(f'checkpoint {address}: huggingface_hub is not installed: run '
+                          '`pip install huggingface_hub safetensors`')
+    owner, _, rest = address.removeprefix(HUB_SCHEME).partition('/')
+    repository, _, file = rest.partition('/')
+    name, _, revision = repository.partition('@')
+    if not owner or not name:
+        raise ValueError(f"init_cfg: checkpoint: got '{address}', allowed: {ALLOWED}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
+    reasons, reachable = [], True
+    for candidate in [file] if file else _HUB_FILES:
+        try:
+            path = hf_hub_download(filename=candidate, local_files_only=not reachable, **where)
+        except (EntryNotFoundError, HFValidationError, OSError) as error:
+            # Neither there nor in the cache: no use in waiting for the hub again.
+            reachable = reachable and not isinstance(error, LocalEntryNotFoundError)
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reasons.append(f'{candidate}: {" ".join(lines[:2])}')
+            continue
+        with contextlib.suppress(EntryNotFoundError, OSError):
+            hf_hub_download(filename=candidate[:candidate.rfind('/') + 1] + 'config.json', **where)
+        return Path(path)
+    raise ConnectionError(f'checkpoint {address}: could not be fetched from the hub '
+                          f'({"; ".join(reasons)})')

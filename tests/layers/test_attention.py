@@ -1,0 +1,126 @@
+"""Scaled cosine attention and the cached bias."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from swinv2_backbone.layers.attention import WindowAttention, cosine_attention, unit_vectors
+from swinv2_backbone.layers.windows import WindowGrid
+from tests.helpers.models import enliven
+
+WINDOW = (4, 4)
+
+
+@pytest.fixture
+def attention():
+    return enliven(WindowAttention(16, 4)).eval()
+
+
+def test_unit_vectors_of_zero_have_no_gradient():
+    x = torch.randn(3, 5)
+    x[1] = 0
+    x.requires_grad_()
+    unit = unit_vectors(x)
+    assert torch.equal(unit[1], torch.zeros(5))
+    torch.testing.assert_close(unit[[0, 2]].norm(dim=-1), torch.ones(2))
+    unit.sum().backward()
+    assert torch.equal(x.grad[1], torch.zeros(5))
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('length', [1e-8, 1e-11, 1e-13, 1e-18, 1e-30])
+def test_unit_vectors_near_zero_have_finite_gradients(length):
+    x = torch.full((1, 4), length, requires_grad=True)
+    unit_vectors(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_unit_vectors_are_at_least_float32(dtype):
+    wanted = torch.float64 if dtype == torch.float64 else torch.float32
+    assert unit_vectors(torch.randn(2, 4).to(dtype)).dtype == wanted
+
+
+def test_agrees_with_cosine_similarity():
+    q, k, v = torch.randn(3, 6, 2, 5, 8)
+    bias, scale = torch.randn(2, 5, 5), torch.full((2, 1, 1), math.log(7.0))
+    logits = 7 * F.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1) + bias
+    expected = torch.einsum('bhqk,bhkd->bhqd', logits.softmax(-1), v)
+    torch.testing.assert_close(cosine_attention(q, k, v, scale, bias), expected)
+
+
+def test_scale_is_clamped_at_100():
+    q, k, v = torch.randn(3, 1, 1, 5, 8)
+    at_clamp, above = (cosine_attention(q, k, v, torch.full((1, 1, 1), scale), torch.zeros(1, 5, 5))
+                       for scale in (math.log(100), 9.0))
+    torch.testing.assert_close(above, at_clamp)
+
+
+def test_key_has_no_bias(attention):
+    names = {name for name, _ in attention.named_parameters()}
+    assert names == {'logit_scale', 'q_bias', 'v_bias', 'cpb_mlp.0.weight', 'cpb_mlp.0.bias',
+                     'cpb_mlp.2.weight', 'qkv.weight', 'proj.weight', 'proj.bias'}
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_logits_stay_in_float32_under_autocast(attention, dtype, monkeypatch):
+    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
+    seen = []
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, 'softmax',
+                        lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
+    with torch.autocast('cpu', dtype):
+        attention(torch.randn(2, 4, 4, 16), WindowGrid.for_map((4, 4), WINDOW, False), (8, 8))
+    assert seen == [torch.float32]
+
+
+# Each changes the weights of the position bias in another way.
+CHANGES = {
+    'load_state_dict': lambda m, new: m.load_state_dict(
+        {**m.state_dict(), 'cpb_mlp.2.weight': new}),
+    'param.data written in place (mmengine EMAHook)': lambda m, new: m.cpb_mlp[2].weight.data.copy_(
+        new),
+    'param.data replaced': lambda m, new: setattr(m.cpb_mlp[2].weight, 'data', new),
+    'parameter replaced': lambda m, new: setattr(m.cpb_mlp[2], 'weight', torch.nn.Parameter(new)),
+    'in place': lambda m, new: m.cpb_mlp[2].weight.copy_(new),
+    'double()': lambda m, new: m.double(),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+def test_cached_bias_is_never_stale(attention, change):
+    with torch.no_grad():
+        first = attention.bias(WINDOW, (8, 8))
+        assert attention.bias(WINDOW, (8, 8)) is first
+        change(attention, attention.cpb_mlp[2].weight.detach() + 0.1)
+        second = attention.bias(WINDOW, (8, 8))
+    assert second is not first
+    torch.testing.assert_close(second, attention.bias(WINDOW, (8, 8)).detach())
+    fresh = copy.deepcopy(attention).train().bias(WINDOW, (8, 8)).detach()
+    torch.testing.assert_close(second, fresh)
+    assert (second - first).abs().max() > 1e-9
+
+
+def test_cached_bias_follows_the_window(attention):
+    with torch.no_grad():
+        assert attention.bias(WINDOW, (8, 8)).shape == (4, 16, 16)
+        assert attention.bias((2, 4), (8, 8)).shape == (4, 8, 8)
+        at_16 = attention.bias(WINDOW, (16, 16))
+        assert not torch.allclose(attention.bias(WINDOW, (8, 8)), at_16)
+
+
+def test_bias_has_a_gradient_whenever_gradients_are_on(attention):
+    with torch.no_grad():
+        attention.bias(WINDOW, (8, 8))
+    for mode in (True, False):
+        assert attention.train(mode).bias(WINDOW, (8, 8)).requires_grad
+
+
+def test_cache_is_not_copied(attention):
+    with torch.no_grad():
+        attention.bias(WINDOW, (8, 8))
+    assert copy.deepcopy(attention)._cached_bias is None
+    assert attention._cached_bias is not None

@@ -1,0 +1,89 @@
+"""Patch embed, patch merging, drop path, block, stage."""
+
+import pytest
+import torch
+
+from swinv2_backbone.layers.blocks import (
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    PatchMerging,
+    SwinTransformerBlock,
+    SwinTransformerStage,
+)
+from swinv2_backbone.layers.windows import WindowGrid
+from tests.helpers.models import enliven
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    kept = DropPath(0.25).train()(torch.ones(4000, 2, 3))
+    values = kept.flatten(1)
+    assert (values == values[:, :1]).all()
+    assert values.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert kept.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_drop_path_at_the_ends():
+    x = torch.randn(3, 4)
+    assert DropPath(0.5).eval()(x) is x
+    assert DropPath(0.0).train()(x) is x
+    assert torch.equal(DropPath(1.0).train()(x), torch.zeros(3, 4))
+
+
+def test_block_with_all_paths_dropped_is_the_identity():
+    block = enliven(SwinTransformerBlock(8, 2, drop_path=1.0)).train()
+    x = torch.randn(2, 5, 7, 8)
+    grid = WindowGrid.for_map((5, 7), (4, 4), shifted=True)
+    assert torch.equal(block(x, grid, (4, 4)), x)
+
+
+def test_patch_embed_pads_below_and_right_with_zeros():
+    embed = enliven(PatchEmbed(3, 8, 4))
+    x = torch.randn(1, 3, 5, 6)
+    padded = torch.zeros(1, 3, 8, 8)
+    padded[:, :, :5, :6] = x
+    assert embed(x).shape == (1, 2, 2, 8)
+    assert torch.equal(embed(x), embed(padded))
+
+
+def test_patch_merging_order():
+    merging = PatchMerging(1)
+    merging.norm = torch.nn.Identity()
+    merging.reduction.weight.data = torch.tensor([[1.0, 10, 100, 1000], [0, 0, 0, 0]])
+    x = torch.tensor([[1.0, 2], [3, 4]])[None, :, :, None]  # rows (1 2), (3 4)
+    assert merging(x)[0, 0, 0, 0].item() == 1 + 30 + 200 + 4000
+    assert merging(torch.ones(1, 3, 5, 1)).shape == (1, 2, 3, 2)
+
+
+def test_mlp_shape_and_dropout():
+    mlp = Mlp(4, 16, drop=1.0)
+    assert torch.equal(mlp.train()(torch.randn(2, 3, 4)), torch.zeros(2, 3, 4))
+    assert mlp.eval()(torch.randn(2, 3, 4)).any()
+
+
+def make_stage(with_cp=False):
+    return enliven(SwinTransformerStage(
+        8, 2, 2, (4, 4), (4, 4), drop_path=(0.1, 0.3), downsample=True, with_cp=with_cp))
+
+
+def test_checkpointing_changes_nothing():
+    results = []
+    for with_cp in (False, True):
+        stage, x = make_stage(with_cp).train(), torch.ones(2, 9, 6, 8, requires_grad=True)
+        torch.manual_seed(3)  # the same paths are dropped
+        stage(x * torch.arange(8)).square().mean().backward()
+        results.append([x.grad, *(p.grad for p in stage.blocks.parameters())])
+    for plain, checkpointed in zip(*results, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+
+
+def test_checkpointing_recomputes(monkeypatch):
+    stage, calls = make_stage(with_cp=True).train(), []
+    forward = SwinTransformerBlock.forward
+    monkeypatch.setattr(SwinTransformerBlock, 'forward',
+                        lambda self, *args: calls.append(1) or forward(self, *args))
+    stage(torch.randn(1, 8, 8, 8)).sum().backward()
+    assert len(calls) == 4
+    with torch.no_grad():
+        stage(torch.randn(1, 8, 8, 8))
+    assert len(calls) == 6

@@ -1,0 +1,211 @@
+"""One test for each defect that was found in another port of SwinV2.
+
+test_defects_are_seen.py puts each of them in and watches the test here fail.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.checkpoints.convert import CheckpointError
+from swinv2_backbone.layers import attention, windows
+from swinv2_backbone.layers.attention import WindowAttention, cosine_attention
+from swinv2_backbone.layers.blocks import SwinTransformerBlock
+from swinv2_backbone.layers.position_bias import make_cpb_mlp, position_bias, relative_coords
+from swinv2_backbone.layers.windows import WindowGrid
+from tests.helpers.checkpoint_files import official_state, save_official
+from tests.helpers.dense_reference import dense_forward
+from tests.helpers.models import SMALL_ARCH, enliven
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def assert_equals_reference(model, size, window):
+    # In float64, where the two agree to rounding: any other difference is one of meaning.
+    model, picture = model.double(), torch.randn(2, 3, *size).double()
+    pairs = [(window, window)] * 4
+    expected = dense_forward(model.state_dict(), picture, SMALL_ARCH['depths'],
+                             SMALL_ARCH['num_heads'], pairs, [(8, 8)] * 4)
+    with torch.no_grad():
+        for ours, theirs in zip(model(picture), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The readable definition; test_fast_attention.py holds its twin equal to it."""
+    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
+
+
+def test_drop_path_before_the_post_norm():
+    block = enliven(SwinTransformerBlock(16, 2, drop_path=0.5))
+    grid = WindowGrid.for_map((8, 8), (8, 8), shifted=False)
+    x = torch.randn(64, 8, 8, 16)
+    attended = block.norm1(block.attn(x, grid, (8, 8)))
+    block.mlp.fc2.weight.data.zero_()
+    block.mlp.fc2.bias.data.zero_()
+    block.norm2.bias.data.zero_()  # The second branch is silent now.
+    change = block.train()(x, grid, (8, 8)) - x
+    dropped = (change == 0).flatten(1).all(1)
+    assert 0 < dropped.sum() < 64, 'a dropped branch leaves exactly nothing'
+    torch.testing.assert_close(change[~dropped], 2 * attended[~dropped], rtol=1e-4, atol=1e-5)
+
+
+def test_post_norms_not_zero_initialised():
+    model = SwinTransformerV2(SMALL_ARCH).train()
+    blocks = [block for stage in model.layers for block in stage.blocks]
+    for block in blocks:
+        for norm in (block.norm1, block.norm2):
+            assert not norm.weight.any()
+            assert not norm.bias.any()
+    x = torch.randn(1, 9, 9, 16)
+    assert torch.equal(model.layers[0](x), x)
+
+
+def test_train_returns_none():
+    model = SwinTransformerV2(SMALL_ARCH)
+    assert model.train() is model
+    assert model.eval() is model
+
+
+def test_patch_merging_norm_permuted_on_loading(tmp_path):
+    source = enliven(SwinTransformerV2(SMALL_ARCH))
+    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(
+        type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')))
+    model.init_weights()
+    for key, value in official_state(source).items():
+        if '.downsample.' in key:
+            assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_whole_pretrained_window_list_handed_to_every_stage():
+    per_stage = [16, 12, (6, 4), 8]
+    model = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=per_stage)
+    assert [stage.pretrained_window for stage in model.layers] == [
+        (16, 16), (12, 12), (6, 4), (8, 8)]
+
+
+def test_pads_after_the_roll():
+    grid = WindowGrid.for_map((9, 9), (8, 8), shifted=True)
+    rows = torch.arange(9.)[:, None].expand(9, 9)[None, ..., None]
+    first_window = grid.split(rows + 1)[0].reshape(8, 8)[:, 0]
+    # Rolled up by 4: rows 4 to 8, then the pads (0); row 0 must not follow upon row 8.
+    assert first_window.tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
+
+
+def test_window_and_shift_frozen_in_the_constructor(small, implementation):
+    model = small()
+    for size in ((128, 128), (40, 200), (32, 32), (264, 72), (128, 128)):
+        assert_equals_reference(model, size, 8)
+
+
+def test_padded_tokens_are_attended_to(small, plain, monkeypatch):
+    model, picture = small(), torch.randn(1, 3, 72, 100)
+    with torch.no_grad():
+        expected = model(picture)
+        pad = torch.nn.functional.pad
+        monkeypatch.setattr(windows.F, 'pad', lambda x, widths: pad(x, widths, value=1e4))
+        maps = model.layers[0](model.patch_embed(picture))
+    torch.testing.assert_close(model.norm0(maps).permute(0, 3, 1, 2), expected[0])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_zero_keys_of_pads_give_nan(small, implementation, dtype):
+    picture = torch.randn(1, 3, 200, 200)
+    with torch.no_grad():
+        assert all(out.isfinite().all() for out in small().to(dtype)(picture.to(dtype)))
+    model = small().train()
+    with torch.autocast('cpu', dtype):
+        sum(out.float().square().mean() for out in model(picture)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_additive_mask_that_a_masked_key_beats():
+    q = torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2)
+    k = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])[None, None]  # cosines -1 and 1
+    v = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, None]
+    bias = torch.tensor([[0.0, 16.0], [0.0, 16.0]])[None]
+    only_the_first = torch.tensor([[True, False], [True, False]])[None]
+    out = cosine_attention(q, k, v, torch.full((1, 1, 1), 9.0), bias, only_the_first)
+    assert torch.equal(out, torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2))
+
+
+def test_mask_rebuilt_in_every_forward(small, implementation, monkeypatch):
+    model, picture = small(), torch.randn(1, 3, 92, 116)
+    model(picture)
+    for builder in ('_axis_labels', '_axis_kinds'):
+        monkeypatch.setattr(windows, builder, lambda *_, **__: pytest.fail('a mask was rebuilt'))
+    assert len(model(picture)) == 4
+
+
+def test_position_bias_rerun_in_every_forward(small, monkeypatch):
+    model, picture = small(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model(picture)
+        monkeypatch.setattr(attention, 'position_bias',
+                            lambda *_: pytest.fail('a position bias was computed again'))
+        assert len(model(picture)) == 4
+
+
+@pytest.mark.parametrize('config', ['segmentation/upernet_swinv2_tiny_ade20k.py',
+                                    'detection/mask_rcnn_swinv2_tiny_coco.py'])
+def test_weight_decay_on_what_should_not_decay(config):
+    optim_wrapper = Config.fromfile(CONFIGS / config).optim_wrapper
+    model = SwinTransformerV2(SMALL_ARCH)
+    groups = build_optim_wrapper(model, optim_wrapper).param_groups
+    decay = {id(group['params'][0]): group['weight_decay'] for group in groups}
+    decaying = set()
+    for name, parameter in model.named_parameters():
+        if decay[id(parameter)]:
+            decaying.add(name.split('.', 4)[-1] if 'blocks' in name else name)
+    assert decaying == {'attn.qkv.weight', 'attn.proj.weight', 'mlp.fc1.weight', 'mlp.fc2.weight',
+                        'patch_embed.proj.weight',
+                        *(f'layers.{i}.downsample.reduction.weight' for i in range(3))}
+
+
+def test_checkpoint_that_matches_nothing_loads_silently(tmp_path):
+    path = tmp_path / 'v1.pth'
+    v1 = {key.replace('cpb_mlp.2.weight', 'relative_position_bias_table'): value
+          for key, value in official_state(SwinTransformerV2(SMALL_ARCH)).items()
+          if 'cpb_mlp.0' not in key and 'logit_scale' not in key}
+    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    torch.save({'model': v1}, path)
+    with pytest.raises(CheckpointError, match='Swin Transformer V1'):
+        model.init_weights()
+    part = official_state(SwinTransformerV2(SMALL_ARCH))
+    del part['layers.2.blocks.1.mlp.fc1.weight']
+    torch.save({'model': part}, path)
+    with pytest.raises(CheckpointError, match=r'lacks: layers\.2\.blocks\.1\.mlp\.fc1\.weight'):
+        model.init_weights()
+
+
+def test_wrapped_official_file_loads_as_nothing(tmp_path):
+    source = enliven(SwinTransformerV2(SMALL_ARCH))
+    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(
+        type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')))
+    model.init_weights()
+    for key, value in source.state_dict().items():
+        if not key.startswith(('norm0', 'norm1', 'norm2')):
+            assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_window_one_divides_by_zero():
+    for window, pretrained in (((1, 1), (1, 1)), ((5, 5), (1, 1)), ((1, 7), (1, 8))):
+        assert relative_coords(window, pretrained).isfinite().all()
+    grid = WindowGrid.for_map((1, 1), (1, 1), shifted=False)
+    out = WindowAttention(8, 2)(torch.randn(3, 1, 1, 8), grid, (1, 1))
+    assert out.isfinite().all()
+
+
+def test_window_change_stretches_the_bias():
+    cpb_mlp = enliven(make_cpb_mlp(2))
+    at_8 = position_bias(cpb_mlp, (8, 8), (8, 8)).reshape(2, 8, 8, 8, 8)
+    at_16 = position_bias(cpb_mlp, (16, 16), (8, 8)).reshape(2, 16, 16, 16, 16)
+    torch.testing.assert_close(at_8, at_16[:, :8, :8, :8, :8])
+    with pytest.raises(ValueError, match='stretch'):
+        SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=[0, 0, 0, 0])
