@@ -13,7 +13,7 @@ WORK := work_dirs/$(NAME)
 RUN := .venv/bin/python
 
 # Goals that are no files, or folders that are always looked into.
-.PHONY: .venv/peers env demo data/shapes test test-slow parity parity-record benchmark lint
+.PHONY: .venv/implementations env demo data/shapes test test-slow parity parity-record benchmark lint
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
@@ -37,32 +37,32 @@ test-slow: env
 	@$(RUN) -m pytest -q -m slow
 
 # Against the other implementations, which lie in folders of their own: see tools/misc/bootstrap.py.
-HF := SWINV2_PEERS="transformers timm torchvision" PYTHONPATH=.venv/peers/hf
-MMPRETRAIN := SWINV2_PEERS="mmpretrain" PYTHONPATH=.venv/peers/mmpretrain
+HF := SWINV2_IMPLEMENTATIONS="transformers timm torchvision" PYTHONPATH=.venv/implementations/hf
+MMPRETRAIN := SWINV2_IMPLEMENTATIONS="mmpretrain" PYTHONPATH=.venv/implementations/mmpretrain
 
-.venv/peers: env
-	@$(PYTHON) tools/misc/bootstrap.py peers
+.venv/implementations: env
+	@$(PYTHON) tools/misc/bootstrap.py implementations
 
-parity: .venv/peers
+parity: .venv/implementations
 	@$(HF) $(RUN) -m pytest -q tests/parity
 	@$(MMPRETRAIN) $(RUN) -m pytest -q tests/parity
 
-parity-record: .venv/peers
+parity-record: .venv/implementations
 	@$(HF) $(RUN) -m tests.parity.recorded
 	@$(MMPRETRAIN) $(RUN) -m tests.parity.recorded
 
 # Against the other implementations' speed and memory: hours on 2 cores. --help for other sets.
 BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py
 
-benchmark: .venv/peers
+benchmark: .venv/implementations
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_fp32 --cases infer:256:8:1 infer:512:8:1 \
 		infer:512:16:1 train:512:8:1 train:512:16:1 infer:800x1344:16:1 infer:1024:16:1
-	@$(BENCHMARK) --out work_dirs/benchmark/cpu_sequential --windows-at-once 1 --peers --rounds 5 \
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_sequential --windows-at-once 1 --implementations --rounds 5 \
 		--cases infer:512:16:1 infer:1024:16:1 train:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --rounds 3 \
 		--cases infer:512:8:1 infer:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 \
-		--peers timm transformers --cases train:800x1344:16:2
+		--implementations timm transformers --cases train:800x1344:16:2
 
 lint: env
 	@$(RUN) -m ruff check .

@@ -11,8 +11,9 @@ from importlib.util import find_spec
 # another distribution, and pip would lay the official files over them.
 if find_spec('mmengine') is None:
     raise ImportError(
-        "swinv2_backbone needs mmengine, which is not installed: run `pip install mmengine` "
-        "(or `pip install 'swinv2_backbone[openmmlab]'` for all of OpenMMLab's stack)")
+        'swinv2_backbone needs mmengine, which is not installed: run `pip install mmengine` '
+        "(or `pip install 'swinv2_backbone[openmmlab]'` for all of OpenMMLab's stack)"
+    )
 
 from .optim import SwinV2LayerDecayConstructor
 from .swin_transformer_v2 import SwinTransformerV2

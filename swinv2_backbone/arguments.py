@@ -43,8 +43,9 @@ def check_probability(name: str, value: float) -> float:
         ValueError: If it lies outside 0 to 1.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), '
-                        'allowed: a number from 0 to 1')
+        raise TypeError(
+            f'{name}: got {value!r} ({type(value).__name__}), allowed: a number from 0 to 1'
+        )
     if not 0 <= value <= 1:
         raise ValueError(f'{name}: got {value}, allowed: a number from 0 to 1')
     return float(value)
@@ -73,7 +74,7 @@ def check_mlp_ratio(value: float, embed_dims: int) -> float:
 
 
 def parse_init_cfg(value: dict | list | None) -> list[dict]:
-    """mmengine's initialisation config, as a list of dicts.
+    """mmengine's initialization config, as a list of dicts.
 
     Raises:
         TypeError: If it is none, or no dict or sequence of dicts.
@@ -104,31 +105,39 @@ def parse_arch(arch: str | dict) -> dict:
             if arch.lower() in (name, name[0]):
                 return settings
         names = ', '.join(f"'{name}' ('{name[0]}')" for name in ARCHITECTURES)
-        raise ValueError(f'arch: got {arch!r}, allowed: {names}, or '
-                         'dict(embed_dims=, depths=, num_heads=)')
+        raise ValueError(
+            f'arch: got {arch!r}, allowed: {names}, or dict(embed_dims=, depths=, num_heads=)'
+        )
     if not isinstance(arch, dict):
-        raise TypeError(f'arch: got {arch!r} ({type(arch).__name__}), allowed: a name or '
-                        'dict(embed_dims=, depths=, num_heads=)')
+        raise TypeError(
+            f'arch: got {arch!r} ({type(arch).__name__}), allowed: a name or '
+            'dict(embed_dims=, depths=, num_heads=)'
+        )
     wanted = ['embed_dims', 'depths', 'num_heads']
     if set(arch) != set(wanted):
-        raise ValueError(f'arch: got a dict with the keys {sorted(map(str, arch))}, '
-                         f'allowed: exactly {wanted}')
+        raise ValueError(
+            f'arch: got a dict with the keys {sorted(map(str, arch))}, allowed: exactly {wanted}'
+        )
     embed_dims = check_int("arch['embed_dims']", arch['embed_dims'], 1)
-    depths, num_heads = (_stage_ints(f"arch['{key}']", arch[key])
-                         for key in ('depths', 'num_heads'))
+    depths, num_heads = (
+        _stage_ints(f"arch['{key}']", arch[key]) for key in ('depths', 'num_heads')
+    )
     for i, heads in enumerate(num_heads):
         if (embed_dims * 2**i) % heads:
-            raise ValueError(f"arch['num_heads']: got {heads} heads at stage {i}, allowed: a "
-                             f'divisor of its {embed_dims * 2**i} channels')
+            raise ValueError(
+                f"arch['num_heads']: got {heads} heads at stage {i}, allowed: a "
+                f'divisor of its {embed_dims * 2**i} channels'
+            )
     return dict(embed_dims=embed_dims, depths=depths, num_heads=num_heads)
 
 
 def _stage_ints(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(values, (list, tuple)):
-        raise TypeError(f'{name}: got {values!r} ({type(values).__name__}), allowed: '
-                        f'{NUM_STAGES} integers')
+        raise TypeError(
+            f'{name}: got {values!r} ({type(values).__name__}), allowed: {NUM_STAGES} integers'
+        )
     if len(values) != NUM_STAGES:
-        raise ValueError(f'{name}: got {values!r}, allowed: {NUM_STAGES} integers, one a stage')
+        raise ValueError(f'{name}: got {values!r}, allowed: {NUM_STAGES} integers, one per stage')
     return tuple(check_int(f'{name}[{i}]', value, 1) for i, value in enumerate(values))
 
 
@@ -137,7 +146,7 @@ def parse_windows(name: str, value: int | Sequence, low: int = 1) -> tuple[Pair,
 
     Args:
         name: Name of the argument, for messages.
-        value: An int, a (height, width) pair, or one entry a stage, each an int or a pair.
+        value: An int, a (height, width) pair, or one entry per stage, each an int or a pair.
         low: Smallest side allowed.
 
     Raises:
@@ -147,13 +156,17 @@ def parse_windows(name: str, value: int | Sequence, low: int = 1) -> tuple[Pair,
     if is_int(value):
         return (_window(name, value, low),) * NUM_STAGES
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer, a '
-                        f'(height, width) pair, or {NUM_STAGES} of either, one a stage')
+        raise TypeError(
+            f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer, a '
+            f'(height, width) pair, or {NUM_STAGES} of either, one per stage'
+        )
     if len(value) == 2 and all(is_int(side) for side in value):
         return (_window(name, value, low),) * NUM_STAGES
     if len(value) != NUM_STAGES:
-        raise ValueError(f'{name}: got {value!r}, {len(value)} entries, allowed: an integer, a '
-                         f'(height, width) pair, or {NUM_STAGES} of either, one a stage')
+        raise ValueError(
+            f'{name}: got {value!r}, {len(value)} entries, allowed: an integer, a '
+            f'(height, width) pair, or {NUM_STAGES} of either, one per stage'
+        )
     return tuple(_window(f'{name}[{i}]', entry, low) for i, entry in enumerate(value))
 
 
@@ -162,16 +175,20 @@ def _window(name: str, value: int | Sequence[int], low: int) -> Pair:
         side = check_int(name, value, low)
         return side, side
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer or '
-                        'a (height, width) pair, in tokens')
+        raise TypeError(
+            f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer or '
+            'a (height, width) pair, in tokens'
+        )
     if len(value) != 2:
-        raise ValueError(f'{name}: got {value!r}, allowed: an integer or a (height, width) pair, '
-                         'in tokens')
+        raise ValueError(
+            f'{name}: got {value!r}, allowed: an integer or a (height, width) pair, in tokens'
+        )
     return check_int(name, value[0], low), check_int(name, value[1], low)
 
 
-def parse_pretrained_windows(value: int | str | Sequence | None,
-                             windows: tuple[Pair, ...]) -> tuple[Pair | None, ...]:
+def parse_pretrained_windows(
+    value: int | str | Sequence | None, windows: tuple[Pair, ...]
+) -> tuple[Pair | None, ...]:
     """`pretrained_window_sizes` as one pair a stage; None stands for `windows`, 'auto' for None.
 
     Raises:
@@ -182,15 +199,18 @@ def parse_pretrained_windows(value: int | str | Sequence | None,
     if value == 'auto':
         return (None,) * NUM_STAGES
     if isinstance(value, str):
-        raise ValueError(f"pretrained_window_sizes: got {value!r}, allowed: 'auto', None, an "
-                         f'integer, a (height, width) pair, or {NUM_STAGES} of either, one a stage')
+        raise ValueError(
+            f"pretrained_window_sizes: got {value!r}, allowed: 'auto', None, an "
+            f'integer, a (height, width) pair, or {NUM_STAGES} of either, one per stage'
+        )
     parsed = parse_windows('pretrained_window_sizes', value, low=0)
     if any(side == 0 for pair in parsed for side in pair):
         raise ValueError(
             f'pretrained_window_sizes: got {value!r}, allowed: at least 1. The official code reads '
             '0 as "stretch the bias over whatever window is in use", so a change of window changes '
             'the bias. Give the window the checkpoint was trained with (8 for the w8 releases), '
-            'or None to train from scratch.')
+            'or None to train from scratch.'
+        )
     return parsed
 
 
@@ -204,8 +224,9 @@ def parse_out_indices(value: Sequence[int]) -> tuple[int, ...]:
     allowed = f'increasing stage indices from 0 to {NUM_STAGES - 1}, such as (0, 1, 2, 3)'
     if not isinstance(value, (list, tuple)):
         raise TypeError(f'out_indices: got {value!r} ({type(value).__name__}), allowed: {allowed}')
-    indices = tuple(check_int(f'out_indices[{i}]', index, 0, NUM_STAGES - 1)
-                    for i, index in enumerate(value))
+    indices = tuple(
+        check_int(f'out_indices[{i}]', index, 0, NUM_STAGES - 1) for i, index in enumerate(value)
+    )
     if not indices or list(indices) != sorted(set(indices)):
         raise ValueError(f'out_indices: got {value!r}, allowed: {allowed}')
     return indices

@@ -31,7 +31,7 @@ def allow_mmengine_checkpoints() -> None:
         torch.serialization.add_safe_globals(_mmengine_globals())
 
 
-def mmengine_checkpoints_allowed() -> AbstractContextManager:
+def safe_mmengine_globals() -> AbstractContextManager:
     """The same while a block runs, for calls that ask for ``weights_only=True`` themselves."""
     if hasattr(torch.serialization, 'safe_globals'):  # torch >= 2.5
         return torch.serialization.safe_globals(_mmengine_globals())
@@ -41,17 +41,41 @@ def mmengine_checkpoints_allowed() -> AbstractContextManager:
 def _mmengine_globals() -> list:
     # numpy 2 moved both, and a file names them as the numpy that wrote it did.
     reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    moved = [(function, f'numpy.{core}.multiarray.{function.__name__}')
-             for function in (reconstruct, scalar) for core in ('core', '_core')]
-    dtypes = [type(np.dtype(kind)) for kind in (
-        'float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool', 'str')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *moved,
-            (_getattr_of_history_buffer, 'builtins.getattr')]
+    moved = [
+        (function, f'numpy.{core}.multiarray.{function.__name__}')
+        for function in (reconstruct, scalar)
+        for core in ('core', '_core')
+    ]
+    dtypes = [
+        type(np.dtype(kind))
+        for kind in (
+            'float64',
+            'float32',
+            'float16',
+            'int64',
+            'int32',
+            'int16',
+            'int8',
+            'uint8',
+            'bool',
+            'str',
+        )
+    ]
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        *moved,
+        (_getattr_of_history_buffer, 'builtins.getattr'),
+    ]
 
 
 def _getattr_of_history_buffer(obj: object, name: str) -> object:
     """What ``getattr`` means inside a checkpoint."""
     if obj is not HistoryBuffer or name not in _STATISTICS:
-        raise ValueError(f'a checkpoint asked for getattr({obj!r}, {name!r}); only the statistics '
-                         'of HistoryBuffer are allowed')
+        raise ValueError(
+            f'a checkpoint asked for getattr({obj!r}, {name!r}); only the statistics '
+            'of HistoryBuffer are allowed'
+        )
     return builtins.getattr(obj, name)

@@ -16,8 +16,16 @@ NEVER_DECAYED = frozenset({'logit_scale', 'cpb_mlp', 'q_bias', 'v_bias'})
 RATE = 'layer_decay_rate'
 _BY_KIND = ('norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult')
 # What mmengine's constructor reads from paramwise_cfg.
-MMENGINE_KEYS = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult',
-                 'dwconv_decay_mult', 'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
+MMENGINE_KEYS = (
+    'custom_keys',
+    'bias_lr_mult',
+    'bias_decay_mult',
+    'norm_decay_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'dcn_offset_lr_mult',
+    'bypass_duplicate',
+)
 
 
 def layer_of(name: str, depths: list[int]) -> int:
@@ -40,8 +48,10 @@ def layer_of(name: str, depths: list[int]) -> int:
     if SwinTransformerV2.is_output_norm(name):
         return sum(depths) + 1
     if block is None:
-        raise ValueError(f"{name}: is of no layer of a SwinTransformerV2 (patch embed, blocks, "
-                         "patch mergings, output norms), so it has no place in layer-wise decay")
+        raise ValueError(
+            f'{name}: is of no layer of a SwinTransformerV2 (patch embed, blocks, '
+            'patch mergings, output norms), so it has no place in layer-wise decay'
+        )
     stage = int(block[1])
     within = depths[stage] if block[2] is None else int(block[2]) + 1
     return sum(depths[:stage]) + within
@@ -52,7 +62,7 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that fall from the last layer of the backbone to the first.
 
     A block takes ``layer_decay_rate`` times the rate of the next one, the patch embed that of the
-    first block; the output norms and all outside of the backbone take the optimiser's own rate.
+    first block; the output norms and all outside of the backbone take the optimizer's own rate.
     Norms and biases (all that is one-dimensional) do not decay, nor do the backbone's
     ``logit_scale``, ``cpb_mlp``, ``q_bias`` and ``v_bias``. mmengine's options come on top: a
     ``lr_mult`` of ``custom_keys`` multiplies, a ``decay_mult`` has the last word, and where
@@ -86,20 +96,30 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         unknown = set(self.paramwise_cfg) - {RATE, *MMENGINE_KEYS}
         if unknown:
-            raise ValueError(f'paramwise_cfg: got the keys {sorted(unknown)}, allowed: '
-                             f'{", ".join((RATE, *MMENGINE_KEYS))}')
+            raise ValueError(
+                f'paramwise_cfg: got the keys {sorted(unknown)}, allowed: '
+                f'{", ".join((RATE, *MMENGINE_KEYS))}'
+            )
         rate = self.paramwise_cfg.get(RATE)
         if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
-            raise ValueError(f"paramwise_cfg['{RATE}']: got {rate!r}, allowed: a number above 0 "
-                             'and at most 1')
+            raise ValueError(
+                f"paramwise_cfg['{RATE}']: got {rate!r}, allowed: a number above 0 and at most 1"
+            )
         for key, value in (('lr', self.base_lr), ('weight_decay', self.base_wd)):
             if value is None:
-                raise ValueError(f'optimizer: got no {key}; it must be given, since it differs '
-                                 'from parameter to parameter')
+                raise ValueError(
+                    f'optimizer: got no {key}; it must be given, since it differs '
+                    'from parameter to parameter'
+                )
         super()._validate_cfg()
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '',
-                   is_dcn_module: bool | None = None) -> None:
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: bool | None = None,
+    ) -> None:
         """Add a group for each layer and decay of a model to `params`; see mmengine."""
         super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:  # mmengine's calls this for every child, too.
@@ -108,22 +128,29 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def _by_layer(self, params: list[dict], model: nn.Module) -> list[dict]:
         """One group for all parameters with the same layer and settings."""
-        backbones = {name: module for name, module in model.named_modules()
-                     if isinstance(module, SwinTransformerV2)}
+        backbones = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, SwinTransformerV2)
+        }
         if not backbones:
-            raise ValueError(f'{type(self).__name__}: the model ({type(model).__name__}) has no '
-                             'SwinTransformerV2')
+            raise ValueError(
+                f'{type(self).__name__}: the model ({type(model).__name__}) has no '
+                'SwinTransformerV2'
+            )
         names = {parameter: name for name, parameter in model.named_parameters()}
         by_kind = any(key in self.paramwise_cfg for key in _BY_KIND)
         groups: dict = {}
         seen = set()
         for single in params:
             settings = {key: value for key, value in single.items() if key != 'params'}
-            parameter, = single['params']
+            (parameter,) = single['params']
             name = names[parameter]
             if parameter in seen:
-                raise ValueError(f'{name}: is shared by several modules; bypass_duplicate=True in '
-                                 'paramwise_cfg takes it once')
+                raise ValueError(
+                    f'{name}: is shared by several modules; bypass_duplicate=True in '
+                    'paramwise_cfg takes it once'
+                )
             seen.add(parameter)
             path, layer, last = _place(name, backbones)
             decays = settings.pop('decay_mult', None)
@@ -137,8 +164,9 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
             label = 'others' if layer is None else f'{path} layer {layer}'.strip()
             # In the order of the layers, what is outside of the backbone last.
             key = (layer is None, path, layer or 0, repr(sorted(settings.items())))
-            group = groups.setdefault(key, {**settings, 'params': [], 'name': label,
-                                            'lr_scale': scale})
+            group = groups.setdefault(
+                key, {**settings, 'params': [], 'name': label, 'lr_scale': scale}
+            )
             group['params'].append(parameter)
         return [groups[key] for key in sorted(groups)]
 
@@ -149,7 +177,7 @@ def _place(name: str, backbones: dict[str, SwinTransformerV2]) -> tuple:
         start = f'{path}.' if path else ''
         if name.startswith(start):
             depths = [len(stage.blocks) for stage in backbone.layers]
-            return path, layer_of(name[len(start):], depths), sum(depths) + 1
+            return path, layer_of(name[len(start) :], depths), sum(depths) + 1
     return '', None, None
 
 
@@ -157,10 +185,21 @@ def describe(groups: list[dict]) -> str:
     """A table of parameter groups: name, scale and value of the rate, decay, parameters."""
     rows = [('group', 'lr scale', 'lr', 'weight decay', 'tensors', 'parameters')]
     for group in groups:
-        rows.append((group['name'], f'{group["lr_scale"]:.4f}', f'{group["lr"]:.3g}',
-                     f'{group["weight_decay"]:g}', str(len(group['params'])),
-                     f'{sum(p.numel() for p in group["params"]):,}'))
+        rows.append(
+            (
+                group['name'],
+                f'{group["lr_scale"]:.4f}',
+                f'{group["lr"]:.3g}',
+                f'{group["weight_decay"]:g}',
+                str(len(group['params'])),
+                f'{sum(p.numel() for p in group["params"]):,}',
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return '\n'.join(['layer-wise decay of the learning rate'] + [
-        '  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows])
+    return '\n'.join(
+        ['layer-wise decay of the learning rate']
+        + [
+            '  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+    )

@@ -14,13 +14,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from . import arguments as args
 from .checkpoints.files import METADATA_KEY
 from .checkpoints.loading import PretrainedSwinV2
-from .checkpoints.pretrained_windows import agree, windows_of_metadata
+from .checkpoints.pretrained_windows import agree, windows_from_metadata
 from .layers.blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
 from .layers.windows import Pair
 
 
 def _is_pretrained(init_type: str | type) -> bool:
-    """Whether an initialiser is mmengine's Pretrained, bare or with a scope in front."""
+    """Whether an initializer is mmengine's Pretrained, bare or with a scope in front."""
     name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
     return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
@@ -31,12 +31,12 @@ class SwinTransformerV2(BaseModule):
 
     Parameters are named as in the official repository (microsoft/Swin-Transformer), with an
     output norm ``norm{i}`` a stage; the official final norm is ``norm3``. Windows are a matter of
-    the forward alone: any window runs with any weights, at any picture size.
+    the forward alone: any window runs with any weights, at any image size.
 
     Args:
         arch: 'tiny', 'small', 'base', 'large' (or the initial), or a dict of ``embed_dims``,
             ``depths`` and ``num_heads`` (four entries each of the last two).
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         patch_size: Side of a patch in pixels; the stride of the first map.
         window_size: Attention window in tokens: an int, a (height, width) pair, or one entry a
             stage (each an int or a pair). A window larger than the map shrinks to it.
@@ -58,10 +58,10 @@ class SwinTransformerV2(BaseModule):
             long as all norms are LayerNorm, which has no running statistics.
         with_cp: Recompute each block in the backward instead of keeping its activations.
         windows_at_once: Attention windows in flight at a time, the paper's sequential
-            self-attention: bounds the memory of the attention, whatever the size of the picture.
+            self-attention: bounds the memory of the attention, whatever the size of the image.
             None: as many as run fastest, which is a bound, too (a few MB on a CPU, 0.5 GB on a
             GPU).
-        init_cfg: mmengine's initialisation config. ``dict(type='Pretrained', checkpoint=...)``
+        init_cfg: mmengine's initialization config. ``dict(type='Pretrained', checkpoint=...)``
             loads a path or URL strictly; see :class:`~.pretrained.PretrainedSwinV2`.
 
     Attributes:
@@ -77,22 +77,24 @@ class SwinTransformerV2(BaseModule):
         SwinV2 paper (arXiv 2111.09883).
     """
 
-    def __init__(self,
-                 arch: str | dict = 'tiny',
-                 in_channels: int = 3,
-                 patch_size: int = 4,
-                 window_size: int | Sequence = 8,
-                 pretrained_window_sizes: int | str | Sequence | None = 8,
-                 mlp_ratio: float = 4.0,
-                 drop_rate: float = 0.0,
-                 attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.2,
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 windows_at_once: int | None = None,
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        patch_size: int = 4,
+        window_size: int | Sequence = 8,
+        pretrained_window_sizes: int | str | Sequence | None = 8,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.2,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        windows_at_once: int | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ):
         args.parse_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
         arch = args.parse_arch(arch)
@@ -104,10 +106,12 @@ class SwinTransformerV2(BaseModule):
         self.out_indices = args.parse_out_indices(out_indices)
         self.frozen_stages = args.check_int('frozen_stages', frozen_stages, -1, args.NUM_STAGES)
         self.norm_eval = args.check_bool('norm_eval', norm_eval)
-        block_args = dict(mlp_ratio=args.check_mlp_ratio(mlp_ratio, arch['embed_dims']),
-                          drop=drop_rate,
-                          attn_drop=args.check_probability('attn_drop_rate', attn_drop_rate),
-                          windows_at_once=windows_at_once)
+        block_args = dict(
+            mlp_ratio=args.check_mlp_ratio(mlp_ratio, arch['embed_dims']),
+            drop=drop_rate,
+            attn_drop=args.check_probability('attn_drop_rate', attn_drop_rate),
+            windows_at_once=windows_at_once,
+        )
         with_cp = args.check_bool('with_cp', with_cp)
         if windows_at_once is not None:
             args.check_int('windows_at_once', windows_at_once, 1)
@@ -118,23 +122,32 @@ class SwinTransformerV2(BaseModule):
         self.out_strides = tuple(self.patch_size * 2**i for i in self.out_indices)
 
         depths = arch['depths']
-        drop_paths = torch.linspace(0, args.check_probability('drop_path_rate', drop_path_rate),
-                                    sum(depths)).tolist()
+        drop_paths = torch.linspace(
+            0, args.check_probability('drop_path_rate', drop_path_rate), sum(depths)
+        ).tolist()
         self.patch_embed = PatchEmbed(self.in_channels, arch['embed_dims'], self.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
         self.layers = nn.ModuleList(
             SwinTransformerStage(
-                self.num_features[i], depths[i], arch['num_heads'][i], windows[i],
-                pretrained_windows[i], drop_paths[sum(depths[:i]):sum(depths[:i + 1])],
-                downsample=i < num_stages - 1, with_cp=with_cp, **block_args)
-            for i in range(num_stages))
+                self.num_features[i],
+                depths[i],
+                arch['num_heads'][i],
+                windows[i],
+                pretrained_windows[i],
+                drop_paths[sum(depths[:i]) : sum(depths[: i + 1])],
+                downsample=i < num_stages - 1,
+                with_cp=with_cp,
+                **block_args,
+            )
+            for i in range(num_stages)
+        )
         for i, channels in zip(self.out_indices, self.out_channels, strict=True):
             self.add_module(f'norm{i}', nn.LayerNorm(channels))
         self._init_from_scratch()
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of a batch of pictures.
+        """Feature maps of a batch of images.
 
         Args:
             x: Floating point ``(B, in_channels, H, W)``, any H, W >= 1.
@@ -152,7 +165,8 @@ class SwinTransformerV2(BaseModule):
         if self.layers[0].pretrained_window is None:
             raise RuntimeError(
                 "pretrained_window_sizes='auto': no checkpoint has told it yet; call "
-                'init_weights() or load a state dict of this backbone, or set it')
+                'init_weights() or load a state dict of this backbone, or set it'
+            )
         x = self.pos_drop(self.patch_embed(x))
         outputs = []
         for i, stage in enumerate(self.layers):
@@ -215,11 +229,13 @@ class SwinTransformerV2(BaseModule):
         if not x.is_floating_point():
             raise TypeError(f'x: got {x.dtype}, allowed: {wanted}')
         if 0 in x.shape:
-            raise ValueError(f'x: got an empty tensor of shape {tuple(x.shape)}, allowed: {wanted} '
-                             'with B, H, W >= 1')
+            raise ValueError(
+                f'x: got an empty tensor of shape {tuple(x.shape)}, allowed: {wanted} '
+                'with B, H, W >= 1'
+            )
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, a checkpoint last.
+        """Initialize as ``init_cfg`` says, a checkpoint last.
 
         The constructor has already done what training from scratch needs, so without an
         ``init_cfg`` nothing changes.
@@ -231,7 +247,8 @@ class SwinTransformerV2(BaseModule):
         configs = args.parse_init_cfg(given)
         pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
         self.init_cfg = [cfg for cfg in configs if not _is_pretrained(cfg['type'])] + [
-            {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained]
+            {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained
+        ]
         try:
             super().init_weights()
         finally:
@@ -245,12 +262,17 @@ class SwinTransformerV2(BaseModule):
         if noted is not None and None not in windows:
             noted[METADATA_KEY] = windows
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict,
-                              *args) -> None:
-        told = windows_of_metadata({'': local_metadata}, '')
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args
+    ) -> None:
+        told = windows_from_metadata({'': local_metadata}, '')
         if told:
-            windows = agree([stage.pretrained_window for stage in self.layers], told,
-                            f'state dict of a {type(self).__name__}', 'told by its metadata')
+            windows = agree(
+                [stage.pretrained_window for stage in self.layers],
+                told,
+                f'state dict of a {type(self).__name__}',
+                'told by its metadata',
+            )
             for stage, window in zip(self.layers, windows, strict=True):
                 stage.pretrained_window = window
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

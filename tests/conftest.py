@@ -4,15 +4,18 @@ import pytest
 import torch
 
 from swinv2_backbone import SwinTransformerV2
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 
 @pytest.fixture
 def small():
-    """A quick backbone of four stages with lively weights, in eval mode."""
+    """A quick backbone of four stages with random_parameter weights, in eval mode."""
+
     def build(**kwargs):
-        return enliven(SwinTransformerV2(**{'arch': SMALL_ARCH, 'drop_path_rate': 0.0,
-                                            **kwargs})).eval()
+        return randomize_parameters(
+            SwinTransformerV2(**{'arch': SMALL_ARCH, 'drop_path_rate': 0.0, **kwargs})
+        ).eval()
+
     return build
 
 

@@ -32,7 +32,9 @@ def test_without_the_shim_it_does_not_load(tmp_path):
     torch.save({'history': HistoryBuffer([1.0], [1])}, tmp_path / 'a.pth')
     result = subprocess.run(
         [sys.executable, '-c', f'import mmengine, torch; torch.load({str(tmp_path / "a.pth")!r})'],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True,
+    )
     assert 'Weights only load failed' in result.stderr
 
 

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from swinv2_backbone import SwinTransformerV2
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 # At least 225 pixels: then no map is smaller than its window of 8. Odd ones pad everywhere.
 SIZES = [(256, 320), (288, 256), (225, 402)]
@@ -26,12 +26,12 @@ def _fresh_compiler():
 def shallow(**kwargs):
     """Four stages of which one has a shifted block: half the time to trace."""
     arch = {**SMALL_ARCH, 'depths': (2, 1, 1, 1)}
-    return enliven(SwinTransformerV2(arch, drop_path_rate=0.0, **kwargs))
+    return randomize_parameters(SwinTransformerV2(arch, drop_path_rate=0.0, **kwargs))
 
 
-def gradients(model, run, picture):
+def gradients(model, run, image):
     model.zero_grad()
-    sum(out.square().mean() for out in run(picture)).backward()
+    sum(out.square().mean() for out in run(image)).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -40,14 +40,14 @@ def assert_equal_maps(ours, theirs, atol=2e-5):
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
-def assert_same(compiled, model, picture):
+def assert_same(compiled, model, image):
     """The maps, and in train mode the gradients, of a compiled model and of the model."""
     if model.training:
-        wanted, got = (gradients(model, run, picture) for run in (model, compiled))
+        wanted, got = (gradients(model, run, image) for run in (model, compiled))
         for name, value in wanted.items():
             assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
     with torch.set_grad_enabled(model.training):
-        assert_equal_maps(compiled(picture), model(picture))
+        assert_equal_maps(compiled(image), model(image))
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -64,17 +64,17 @@ def test_maps_smaller_than_the_window_are_one_more_graph():
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='eager')
     with torch.no_grad():
         for size in ((120, 250), (200, 400), (130, 300)):  # The last map is 4 to 7 rows high.
-            picture = torch.randn(1, 3, *size)
-            assert_equal_maps(compiled(picture), model(picture))
+            image = torch.randn(1, 3, *size)
+            assert_equal_maps(compiled(image), model(image))
     assert counters['stats']['unique_graphs'] == 1
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_under_autocast(dtype):
-    model, picture = shallow().train(), torch.randn(1, 3, 100, 72)
+    model, image = shallow().train(), torch.randn(1, 3, 100, 72)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     with torch.autocast('cpu', dtype):
-        wanted, got = (gradients(model, run, picture) for run in (model, compiled))
+        wanted, got = (gradients(model, run, image) for run in (model, compiled))
     for name, value in wanted.items():
         assert got[name].isfinite().all(), name
         assert (got[name] - value).norm() <= 20 * torch.finfo(dtype).eps * value.norm(), name
@@ -82,21 +82,23 @@ def test_under_autocast(dtype):
 
 def test_operators_keep_torchs_rules():
     from swinv2_backbone.layers import fused_attention
+
     inputs = [torch.randn(20, 3, 2, 4), 5 + torch.rand(2, 1, 1), torch.randn(2, 9, 9)]
     inputs = [x.requires_grad_() for x in inputs]
-    found = torch.library.opcheck(fused_attention._attend_operator,
-                                  (*inputs, [5, 4], [3, 3], True, None))
+    found = torch.library.opcheck(
+        fused_attention._attend_operator, (*inputs, [5, 4], [3, 3], True, None)
+    )
     assert set(found.values()) == {'SUCCESS'}, found
     assert 'test_autograd_registration' in found
 
 
 def test_torch_export_needs_no_operator_of_ours():
-    model, picture = shallow().eval(), torch.randn(1, 3, 100, 72)
-    program = torch.export.export(model, (picture,))
+    model, image = shallow().eval(), torch.randn(1, 3, 100, 72)
+    program = torch.export.export(model, (image,))
     operators = {str(node.target) for node in program.graph.nodes if node.op == 'call_function'}
     assert not [name for name in operators if 'swinv2' in name or 'mkldnn' in name]
     with torch.no_grad():
-        assert_equal_maps(program.module()(picture), model(picture))
+        assert_equal_maps(program.module()(image), model(image))
 
 
 @pytest.mark.slow
@@ -110,14 +112,14 @@ def test_inductor(training):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_cuda_graph_in_eval_mode():
-    model, picture = shallow().eval().cuda(), torch.randn(2, 3, 256, 320, device='cuda')
+    model, image = shallow().eval().cuda(), torch.randn(2, 3, 256, 320, device='cuda')
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.no_grad():
         with torch.cuda.stream(stream):
-            model(picture)  # What is computed once for this size is computed before.
+            model(image)  # What is computed once for this size is computed before.
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
-            maps = model(picture)
-        picture.copy_(torch.randn_like(picture))
+            maps = model(image)
+        image.copy_(torch.randn_like(image))
         graph.replay()
-        assert_equal_maps(maps, model(picture))
+        assert_equal_maps(maps, model(image))

@@ -6,7 +6,7 @@ import torch
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES, parse_windows
 from tests.helpers.dense_reference import dense_forward
-from tests.helpers.models import TINY, enliven
+from tests.helpers.models import TINY, randomize_parameters
 
 SIZES = [(256, 256), (224, 224), (200, 328), (33, 65), (7, 150), (1, 1)]
 WINDOWS = [8, 16, (4, 12), [8, 8, 16, 7]]
@@ -14,24 +14,30 @@ WINDOWS = [8, 16, (4, 12), [8, 8, 16, 7]]
 
 @pytest.fixture(scope='module')
 def weights():
-    return enliven(SwinTransformerV2(**TINY)).state_dict()
+    return randomize_parameters(SwinTransformerV2(**TINY)).state_dict()
 
 
 pytestmark = pytest.mark.usefixtures('implementation')
 
 
-def worst_error(weights, picture, window, pretrained=8):
-    """Largest absolute difference to the reference, the backbone being in the picture's dtype."""
+def worst_error(weights, image, window, pretrained=8):
+    """Largest absolute difference to the reference, the backbone being in the image's dtype."""
     model = SwinTransformerV2(**TINY, window_size=window, pretrained_window_sizes=pretrained)
     model.load_state_dict(dict(weights))  # without the note of the windows it was trained with
     arch = ARCHITECTURES['tiny']
     expected = dense_forward(
-        weights, picture, arch['depths'], arch['num_heads'],
-        parse_windows('window', window), parse_windows('pretrained', pretrained))
+        weights,
+        image,
+        arch['depths'],
+        arch['num_heads'],
+        parse_windows('window', window),
+        parse_windows('pretrained', pretrained),
+    )
     with torch.no_grad():
-        maps = model.eval().to(picture.dtype)(picture)
-    return max((ours - theirs).abs().max().item()
-               for ours, theirs in zip(maps, expected, strict=True))
+        maps = model.eval().to(image.dtype)(image)
+    return max(
+        (ours - theirs).abs().max().item() for ours, theirs in zip(maps, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize('window', WINDOWS, ids=str)
@@ -43,11 +49,11 @@ def test_agrees_with_the_dense_reference(weights, size, window):
 @pytest.mark.parametrize('window', WINDOWS, ids=str)
 @pytest.mark.parametrize('size', [(100, 164), *SIZES[3:]], ids=str)
 def test_agrees_to_rounding_in_float64(size, window):
-    weights = enliven(SwinTransformerV2(**TINY), seed=1, above_clamp=True).state_dict()
+    weights = randomize_parameters(SwinTransformerV2(**TINY), seed=1, above_clamp=True).state_dict()
     assert worst_error(weights, torch.randn(2, 3, *size).double(), window) <= 1e-11
 
 
 @pytest.mark.parametrize('pretrained', [[16, 16, 16, 8], (6, 12), 1], ids=str)
 def test_agrees_in_units_of_other_pretrained_windows(weights, pretrained):
-    picture = torch.randn(2, 3, 100, 164).double()
-    assert worst_error(weights, picture, (5, 9), pretrained) <= 1e-11
+    image = torch.randn(2, 3, 100, 164).double()
+    assert worst_error(weights, image, (5, 9), pretrained) <= 1e-11

@@ -1,4 +1,4 @@
-"""Real pictures through the configs' own pipelines; skipped where the data is not."""
+"""Real images through the configs' own pipelines; skipped where the data is not."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(DATA is None, reason='data/nuclei is not there')
 def dataset(config, loader, toolbox):
     pytest.importorskip(toolbox)
     from mmengine.registry import DATASETS, DefaultScope
+
     cfg = Config.fromfile(ROOT / 'configs' / config)
     settings = cfg[loader].dataset
     settings.data_root = str(DATA)
@@ -40,8 +41,10 @@ def test_both_tasks_read_the_same_folder(loader, count):
 def test_masks_of_instances_make_up_the_label_map():
     _, maps = dataset('segmentation/upernet_swinv2_tiny_nuclei.py', 'val_dataloader', 'mmseg')
     _, instances = dataset('detection/mask_rcnn_swinv2_tiny_nuclei.py', 'val_dataloader', 'mmdet')
-    label_maps = {Path(s['data_samples'].img_path).name: s['data_samples'].gt_sem_seg.data.squeeze()
-                  for s in maps}
+    label_maps = {
+        Path(s['data_samples'].img_path).name: s['data_samples'].gt_sem_seg.data.squeeze()
+        for s in maps
+    }
     compared = 0
     for sample in (s['data_samples'] for s in instances):
         label_map = label_maps.get(Path(sample.img_path).name)

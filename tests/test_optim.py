@@ -31,9 +31,15 @@ class Segmentor(nn.Module):
 
 def wrapper(model, paramwise=None, constructor=CONSTRUCTOR, **optimizer):
     optimizer = {'type': 'AdamW', 'lr': 0.1, 'weight_decay': 0.05, **optimizer}
-    return build_optim_wrapper(model, dict(
-        type='OptimWrapper', optimizer=optimizer, constructor=constructor,
-        paramwise_cfg=paramwise or dict(layer_decay_rate=RATE)))
+    return build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            optimizer=optimizer,
+            constructor=constructor,
+            paramwise_cfg=paramwise or dict(layer_decay_rate=RATE),
+        ),
+    )
 
 
 def by_name(model, groups):
@@ -46,21 +52,31 @@ def by_name(model, groups):
 
 def test_layers():
     depths = [2, 2, 6, 2]
-    assert [layer_of(name, depths) for name in (
-        'patch_embed.proj.weight', 'patch_embed.norm.bias', 'layers.0.blocks.0.norm1.weight',
-        'layers.0.blocks.1.mlp.fc1.bias', 'layers.0.downsample.reduction.weight',
-        'layers.1.blocks.0.attn.q_bias', 'layers.1.downsample.norm.weight',
-        'layers.2.blocks.0.attn.logit_scale', 'layers.2.blocks.5.attn.cpb_mlp.0.weight',
-        'layers.2.downsample.reduction.weight', 'layers.3.blocks.1.attn.proj.weight',
-        'norm0.weight', 'norm3.bias')] == [0, 0, 1, 2, 2, 3, 4, 5, 10, 10, 12, 13, 13]
+    assert [
+        layer_of(name, depths)
+        for name in (
+            'patch_embed.proj.weight',
+            'patch_embed.norm.bias',
+            'layers.0.blocks.0.norm1.weight',
+            'layers.0.blocks.1.mlp.fc1.bias',
+            'layers.0.downsample.reduction.weight',
+            'layers.1.blocks.0.attn.q_bias',
+            'layers.1.downsample.norm.weight',
+            'layers.2.blocks.0.attn.logit_scale',
+            'layers.2.blocks.5.attn.cpb_mlp.0.weight',
+            'layers.2.downsample.reduction.weight',
+            'layers.3.blocks.1.attn.proj.weight',
+            'norm0.weight',
+            'norm3.bias',
+        )
+    ] == [0, 0, 1, 2, 2, 3, 4, 5, 10, 10, 12, 13, 13]
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_all_architectures_fall_evenly(arch):
     model = SwinTransformerV2({**ARCHITECTURES[arch], 'embed_dims': 48})  # All heads divide it.
     depth = sum(ARCHITECTURES[arch]['depths'])
-    layers = {layer_of(name, ARCHITECTURES[arch]['depths'])
-              for name, _ in model.named_parameters()}
+    layers = {layer_of(name, ARCHITECTURES[arch]['depths']) for name, _ in model.named_parameters()}
     assert layers == set(range(depth + 2))
 
 
@@ -69,25 +85,39 @@ def test_rates_and_decay_of_every_parameter():
     found = by_name(model, wrapper(model).optimizer.param_groups)
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, group in found.items():
-        layer = (9 if name.startswith('head.')
-                 else layer_of(name.removeprefix('backbone.'), [2, 2, 2, 2]))
-        assert group['lr'] == pytest.approx(0.1 * RATE**(9 - layer)), name
-        exempt = (name.endswith('bias') or 'norm' in name or 'cpb_mlp' in name
-                  or 'logit_scale' in name or name == 'head.1.weight')
+        layer = (
+            9
+            if name.startswith('head.')
+            else layer_of(name.removeprefix('backbone.'), [2, 2, 2, 2])
+        )
+        assert group['lr'] == pytest.approx(0.1 * RATE ** (9 - layer)), name
+        exempt = (
+            name.endswith('bias')
+            or 'norm' in name
+            or 'cpb_mlp' in name
+            or 'logit_scale' in name
+            or name == 'head.1.weight'
+        )
         assert group['weight_decay'] == (0 if exempt else 0.05), name
-    assert [found[f'backbone.{name}']['lr_scale'] for name in (
-        'norm3.weight', 'layers.3.blocks.1.norm1.weight', 'patch_embed.proj.weight')] == [
-        1, RATE, RATE**9]
+    assert [
+        found[f'backbone.{name}']['lr_scale']
+        for name in ('norm3.weight', 'layers.3.blocks.1.norm1.weight', 'patch_embed.proj.weight')
+    ] == [1, RATE, RATE**9]
 
 
 def test_the_printed_table(caplog, monkeypatch):
     model = nn.Sequential()
-    model.add_module('backbone', SwinTransformerV2(
-        arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1,) * 4), out_indices=(0,)))
+    model.add_module(
+        'backbone',
+        SwinTransformerV2(
+            arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1,) * 4), out_indices=(0,)
+        ),
+    )
     model.add_module('head', nn.Linear(8, 2))
     printed = []
-    monkeypatch.setattr('swinv2_backbone.optim.print_log',
-                        lambda text, logger, **_: printed.append((text, logger)))
+    monkeypatch.setattr(
+        'swinv2_backbone.optim.print_log', lambda text, logger, **_: printed.append((text, logger))
+    )
     groups = wrapper(model).optimizer.param_groups
     assert printed == [(describe(groups), 'current')]
     lines = [line.split() for line in printed[0][0].splitlines()]
@@ -102,21 +132,29 @@ def test_the_printed_table(caplog, monkeypatch):
         ['backbone', 'layer', '1', '0.5000', '0.05', '0.05', '4', '768'],
         ['backbone', 'layer', '2', '1.0000', '0.1', '0', '2', '16'],
         ['others', '1.0000', '0.1', '0', '1', '2'],
-        ['others', '1.0000', '0.1', '0.05', '1', '16']]
+        ['others', '1.0000', '0.1', '0.05', '1', '16'],
+    ]
 
 
 def test_rate_1_is_plain_adamw():
     """After some steps, the parameters are those of AdamW with the list that configs have."""
-    plain_cfg = dict(norm_decay_mult=0., bias_decay_mult=0., custom_keys={
-        key: dict(decay_mult=0.) for key in ('q_bias', 'v_bias', 'cpb_mlp', 'logit_scale')})
+    plain_cfg = dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={
+            key: dict(decay_mult=0.0) for key in ('q_bias', 'v_bias', 'cpb_mlp', 'logit_scale')
+        },
+    )
     torch.manual_seed(3)
     ours, plain = Segmentor(drop_path_rate=0.0), Segmentor(drop_path_rate=0.0)
     plain.load_state_dict(ours.state_dict())
-    picture = torch.randn(2, 3, 64, 64)
-    for model, optim in ((ours, wrapper(ours, dict(layer_decay_rate=1), lr=1e-3)), (
-            plain, wrapper(plain, plain_cfg, 'DefaultOptimWrapperConstructor', lr=1e-3))):
+    image = torch.randn(2, 3, 64, 64)
+    for model, optim in (
+        (ours, wrapper(ours, dict(layer_decay_rate=1), lr=1e-3)),
+        (plain, wrapper(plain, plain_cfg, 'DefaultOptimWrapperConstructor', lr=1e-3)),
+    ):
         for _ in range(3):
-            optim.update_params(model(picture))
+            optim.update_params(model(image))
     for (name, one), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
     assert not torch.equal(ours.head[0].weight, Segmentor().head[0].weight)
@@ -124,12 +162,24 @@ def test_rate_1_is_plain_adamw():
 
 def test_mmengines_options_come_on_top():
     model = Segmentor(frozen_stages=1)
-    found = by_name(model, wrapper(model, dict(
-        layer_decay_rate=RATE, custom_keys={
-            'head': dict(lr_mult=10), 'layers.3': dict(lr_mult=2),
-            'cpb_mlp': dict(decay_mult=0.5)})).optimizer.param_groups)
-    assert not any(name.startswith(('backbone.patch_embed', 'backbone.layers.0', 'backbone.norm0'))
-                   for name in found), 'what is frozen is not trained'
+    found = by_name(
+        model,
+        wrapper(
+            model,
+            dict(
+                layer_decay_rate=RATE,
+                custom_keys={
+                    'head': dict(lr_mult=10),
+                    'layers.3': dict(lr_mult=2),
+                    'cpb_mlp': dict(decay_mult=0.5),
+                },
+            ),
+        ).optimizer.param_groups,
+    )
+    assert not any(
+        name.startswith(('backbone.patch_embed', 'backbone.layers.0', 'backbone.norm0'))
+        for name in found
+    ), 'what is frozen is not trained'
     assert found['head.0.weight']['lr'] == pytest.approx(1.0)
     assert found['head.0.weight']['weight_decay'] == 0.05
     assert found['backbone.layers.3.blocks.1.mlp.fc1.weight']['lr'] == pytest.approx(0.2 * RATE)
@@ -145,13 +195,20 @@ def test_mmengines_options_come_on_top():
 
 def test_rules_by_kind_are_mmengines_where_they_are_given():
     model = Segmentor()
-    found = by_name(model, wrapper(model, dict(
-        layer_decay_rate=RATE, norm_decay_mult=1.0, bias_decay_mult=0.5)).optimizer.param_groups)
-    for name, decay in (('head.1.weight', 0.05), ('head.0.bias', 0.025),
-                        ('backbone.layers.3.blocks.1.norm1.weight', 0.05),
-                        ('backbone.layers.3.blocks.1.mlp.fc1.bias', 0.025),
-                        ('backbone.layers.3.blocks.1.attn.q_bias', 0),
-                        ('backbone.layers.3.blocks.1.attn.cpb_mlp.0.bias', 0)):
+    found = by_name(
+        model,
+        wrapper(
+            model, dict(layer_decay_rate=RATE, norm_decay_mult=1.0, bias_decay_mult=0.5)
+        ).optimizer.param_groups,
+    )
+    for name, decay in (
+        ('head.1.weight', 0.05),
+        ('head.0.bias', 0.025),
+        ('backbone.layers.3.blocks.1.norm1.weight', 0.05),
+        ('backbone.layers.3.blocks.1.mlp.fc1.bias', 0.025),
+        ('backbone.layers.3.blocks.1.attn.q_bias', 0),
+        ('backbone.layers.3.blocks.1.attn.cpb_mlp.0.bias', 0),
+    ):
         assert found[name]['weight_decay'] == pytest.approx(decay), name
 
 
@@ -161,12 +218,19 @@ def test_shared_parameters():
     with pytest.raises(ValueError, match=r'twin: is shared by several modules; bypass_duplicate'):
         wrapper(model)
     optim = wrapper(model, dict(layer_decay_rate=RATE, bypass_duplicate=True))
-    assert sum(parameter is model.twin for group in optim.optimizer.param_groups
-               for parameter in group['params']) == 1
+    assert (
+        sum(
+            parameter is model.twin
+            for group in optim.optimizer.param_groups
+            for parameter in group['params']
+        )
+        == 1
+    )
 
 
 def test_schedulers_keep_the_scale():
     from mmengine.optim import MultiStepLR
+
     model = Segmentor()
     optim = wrapper(model)
     before = [group['lr'] for group in optim.optimizer.param_groups]
@@ -190,32 +254,46 @@ def test_a_model_without_our_backbone():
         wrapper(nn.Linear(3, 4))
 
 
-@pytest.mark.parametrize(('paramwise', 'optimizer', 'message'), [
-    ({}, {}, r"paramwise_cfg\['layer_decay_rate'\]: got None, allowed: a number above 0"),
-    (dict(layer_decay_rate=0), {}, 'got 0, allowed: a number above 0 and at most 1'),
-    (dict(layer_decay_rate=1.5), {}, 'got 1.5'),
-    (dict(layer_decay_rate='0.9'), {}, "got '0.9'"),
-    (dict(layer_decay_rate=0.9, decay_rate=0.9), {}, r"got the keys \['decay_rate'\], allowed"),
-    (dict(layer_decay_rate=0.9), dict(weight_decay=None), 'optimizer: got no weight_decay'),
-])
+@pytest.mark.parametrize(
+    ('paramwise', 'optimizer', 'message'),
+    [
+        ({}, {}, r"paramwise_cfg\['layer_decay_rate'\]: got None, allowed: a number above 0"),
+        (dict(layer_decay_rate=0), {}, 'got 0, allowed: a number above 0 and at most 1'),
+        (dict(layer_decay_rate=1.5), {}, 'got 1.5'),
+        (dict(layer_decay_rate='0.9'), {}, "got '0.9'"),
+        (dict(layer_decay_rate=0.9, decay_rate=0.9), {}, r"got the keys \['decay_rate'\], allowed"),
+        (dict(layer_decay_rate=0.9), dict(weight_decay=None), 'optimizer: got no weight_decay'),
+    ],
+)
 def test_wrong_options(paramwise, optimizer, message):
     with pytest.raises(ValueError, match=message):
-        wrapper(Segmentor(), {'norm_decay_mult': 0., **paramwise}, **optimizer)
+        wrapper(Segmentor(), {'norm_decay_mult': 0.0, **paramwise}, **optimizer)
 
 
-@pytest.mark.parametrize(('toolbox', 'config'), [
-    ('mmseg', 'segmentation/upernet_swinv2_tiny_w16_ade20k.py'),
-    ('mmdet', 'detection/mask_rcnn_swinv2_tiny_w16_3x_coco.py')])
+@pytest.mark.parametrize(
+    ('toolbox', 'config'),
+    [
+        ('mmseg', 'segmentation/upernet_swinv2_tiny_w16_ade20k.py'),
+        ('mmdet', 'detection/mask_rcnn_swinv2_tiny_w16_3x_coco.py'),
+    ],
+)
 def test_under_the_toolboxes(toolbox, config):
     pytest.importorskip(toolbox)
     from tests.test_configs import build, load
+
     cfg = load(config)
     model = build(cfg)
     logging.disable(logging.INFO)
     try:
-        optim = build_optim_wrapper(model, dict(
-            type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer, constructor=CONSTRUCTOR,
-            paramwise_cfg=dict(layer_decay_rate=0.95)))
+        optim = build_optim_wrapper(
+            model,
+            dict(
+                type='OptimWrapper',
+                optimizer=cfg.optim_wrapper.optimizer,
+                constructor=CONSTRUCTOR,
+                paramwise_cfg=dict(layer_decay_rate=0.95),
+            ),
+        )
     finally:
         logging.disable(logging.NOTSET)
     found = by_name(model, optim.optimizer.param_groups)

@@ -12,26 +12,43 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(code, *flags, **kwargs):
-    return subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True,
-                          cwd=ROOT, **kwargs)
+    return subprocess.run(
+        [sys.executable, *flags, '-c', code], capture_output=True, text=True, cwd=ROOT, **kwargs
+    )
 
 
 def test_importing_needs_no_toolbox():
-    result = python('''
+    result = python("""
 import sys
 import swinv2_backbone, torch
 swinv2_backbone.SwinTransformerV2(dict(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4))(
     torch.rand(1, 3, 32, 32))
 print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm", "transformers")
        if m in sys.modules])
-''')
+""")
     assert result.stdout.strip() == '[]', result.stdout + result.stderr
 
 
-@pytest.mark.parametrize('module', ['windows', 'fast_path', 'position_bias', 'fast_attention',
-                                    'attention', 'blocks', 'arguments',
-                                    'releases', 'checkpoint_files', 'trained_windows', 'key_rules',
-                                    'key_maps', 'checkpoint', 'export', 'download'])
+@pytest.mark.parametrize(
+    'module',
+    [
+        'windows',
+        'fast_path',
+        'position_bias',
+        'fast_attention',
+        'attention',
+        'blocks',
+        'arguments',
+        'releases',
+        'checkpoint_files',
+        'trained_windows',
+        'key_rules',
+        'key_maps',
+        'checkpoint',
+        'export',
+        'download',
+    ],
+)
 def test_leaf_modules_import_torch_alone(module):
     source = (ROOT / 'swinv2_backbone' / f'{module}.py').read_text()
     imported = set(re.findall(r'^(?:from|import) ([\w.]+)', source, re.MULTILINE))
@@ -39,11 +56,31 @@ def test_leaf_modules_import_torch_alone(module):
     assert roots <= {'torch', *sys.stdlib_module_names}, roots
 
 
-ORDER = ['version', 'errors', 'windows', 'fast_path', 'position_bias', 'fast_attention',
-         'attention', 'blocks', 'arguments',
-         'releases', 'checkpoint_files', 'trained_windows', 'key_rules', 'key_maps',
-         'checkpoint', 'export', 'download', 'compat', 'pretrained', 'swin_transformer_v2',
-         'optim', '__init__', '__main__']
+ORDER = [
+    'version',
+    'errors',
+    'windows',
+    'fast_path',
+    'position_bias',
+    'fast_attention',
+    'attention',
+    'blocks',
+    'arguments',
+    'releases',
+    'checkpoint_files',
+    'trained_windows',
+    'key_rules',
+    'key_maps',
+    'checkpoint',
+    'export',
+    'download',
+    'compat',
+    'pretrained',
+    'swin_transformer_v2',
+    'optim',
+    '__init__',
+    '__main__',
+]
 
 
 def test_every_module_has_its_place():
@@ -59,12 +96,12 @@ def test_imports_run_one_way():
 
 
 def test_without_mmengine_one_line_says_what_to_install():
-    result = python('''
+    result = python("""
 import importlib.util, sys
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name == "mmengine" else find_spec(name)
 import swinv2_backbone
-''')
+""")
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('ImportError: swinv2_backbone needs mmengine')
     assert 'pip install mmengine' in last
@@ -86,13 +123,28 @@ print(type(model).__module__)
 
 def test_installs_with_the_one_version(tmp_path):
     from swinv2_backbone import __version__
+
     copy, target = tmp_path / 'copy', tmp_path / 'target'  # pip builds where the sources are
     copy.mkdir()
     for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / 'swinv2_backbone', copy / 'swinv2_backbone')
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
-                    '--no-build-isolation', '--target', target, copy], check=True, timeout=120)
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'install',
+            '--quiet',
+            '--no-deps',
+            '--no-build-isolation',
+            '--target',
+            target,
+            copy,
+        ],
+        check=True,
+        timeout=120,
+    )
     [metadata] = target.glob('swinv2_backbone-*.dist-info/METADATA')
     text = metadata.read_text()
     assert f'\nVersion: {__version__}\n' in text
@@ -100,4 +152,6 @@ def test_installs_with_the_one_version(tmp_path):
     assert [name for name, extra in required if not extra] == ['torch']
     assert {'openmmlab', 'dev'} <= set(re.findall(r'^Provides-Extra: (\w+)', text, re.MULTILINE))
     assert {p.name for p in target.iterdir() if p.is_dir()} == {
-        'swinv2_backbone', metadata.parent.name}
+        'swinv2_backbone',
+        metadata.parent.name,
+    }

@@ -9,12 +9,13 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 ALL_STAGES = (0, 1, 2, 3)
 
 
 # --- what comes out -------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('size', [(256, 256), (7, 150), (1, 1), (33, 65)])
 def test_shapes_and_layout(small, size):
@@ -30,13 +31,14 @@ def test_shapes_and_layout(small, size):
 
 @pytest.mark.parametrize('out_indices', [(0,), (1, 3), (2,), [0, 1, 2]])
 def test_out_indices_choose_maps_and_leave_nothing_unused(small, out_indices):
-    picture = torch.randn(1, 3, 64, 48)
+    image = torch.randn(1, 3, 64, 48)
     whole = small()
     part = small(out_indices=out_indices)
-    part.load_state_dict({key: value for key, value in whole.state_dict().items()
-                          if key in part.state_dict()})
-    maps = part(picture)
-    expected = [whole(picture)[i] for i in out_indices]
+    part.load_state_dict(
+        {key: value for key, value in whole.state_dict().items() if key in part.state_dict()}
+    )
+    maps = part(image)
+    expected = [whole(image)[i] for i in out_indices]
     for ours, theirs in zip(maps, expected, strict=True):
         assert torch.equal(ours, theirs)
     sum(out.square().mean() for out in maps).backward()
@@ -46,12 +48,18 @@ def test_out_indices_choose_maps_and_leave_nothing_unused(small, out_indices):
 def test_other_patch_sizes_and_channels(small):
     model = small(in_channels=5, patch_size=2)
     assert [tuple(out.shape[2:]) for out in model(torch.randn(1, 5, 33, 20))] == [
-        (17, 10), (9, 5), (5, 3), (3, 2)]
+        (17, 10),
+        (9, 5),
+        (5, 3),
+        (3, 2),
+    ]
     assert model.out_strides == (2, 4, 8, 16)
 
 
-@pytest.mark.parametrize(('arch', 'millions'), [
-    ('tiny', 27.6), ('t', 27.6), ('small', 49.0), ('s', 49.0), ('base', 86.9), ('B', 86.9)])
+@pytest.mark.parametrize(
+    ('arch', 'millions'),
+    [('tiny', 27.6), ('t', 27.6), ('small', 49.0), ('s', 49.0), ('base', 86.9), ('B', 86.9)],
+)
 def test_sizes_of_the_architectures(arch, millions):
     model = SwinTransformerV2(arch)
     count = sum(p.numel() for p in model.parameters())
@@ -67,37 +75,56 @@ def test_tiny_classifier_has_the_published_parameter_count():
 
 def test_parameter_names_are_the_official_ones():
     model = SwinTransformerV2(SMALL_ARCH)
-    block = {f'attn.{name}' for name in (
-        'qkv.weight', 'q_bias', 'v_bias', 'logit_scale', 'cpb_mlp.0.weight', 'cpb_mlp.0.bias',
-        'cpb_mlp.2.weight', 'proj.weight', 'proj.bias')}
-    block |= {f'{name}.{kind}' for name in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2')
-              for kind in ('weight', 'bias')}
-    expected = {f'patch_embed.{name}.{kind}' for name in ('proj', 'norm')
-                for kind in ('weight', 'bias')}
+    block = {
+        f'attn.{name}'
+        for name in (
+            'qkv.weight',
+            'q_bias',
+            'v_bias',
+            'logit_scale',
+            'cpb_mlp.0.weight',
+            'cpb_mlp.0.bias',
+            'cpb_mlp.2.weight',
+            'proj.weight',
+            'proj.bias',
+        )
+    }
+    block |= {
+        f'{name}.{kind}'
+        for name in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2')
+        for kind in ('weight', 'bias')
+    }
+    expected = {
+        f'patch_embed.{name}.{kind}' for name in ('proj', 'norm') for kind in ('weight', 'bias')
+    }
     expected |= {f'norm{i}.{kind}' for i in ALL_STAGES for kind in ('weight', 'bias')}
-    expected |= {f'layers.{i}.blocks.{j}.{name}' for i in ALL_STAGES for j in (0, 1)
-                 for name in block}
-    expected |= {f'layers.{i}.downsample.{name}' for i in (0, 1, 2)
-                 for name in ('reduction.weight', 'norm.weight', 'norm.bias')}
+    expected |= {
+        f'layers.{i}.blocks.{j}.{name}' for i in ALL_STAGES for j in (0, 1) for name in block
+    }
+    expected |= {
+        f'layers.{i}.downsample.{name}'
+        for i in (0, 1, 2)
+        for name in ('reduction.weight', 'norm.weight', 'norm.bias')
+    }
     assert set(model.state_dict()) == expected
     model(torch.randn(1, 3, 40, 40))
     assert set(model.state_dict()) == expected, 'a forward added something'
 
 
 def test_pictures_in_a_batch_do_not_see_each_other(small):
-    model, pictures = small(), torch.randn(3, 3, 72, 52)
+    model, images = small(), torch.randn(3, 3, 72, 52)
     with torch.no_grad():
-        together = model(pictures)
-        alone = model(pictures[1:2])
+        together = model(images)
+        alone = model(images[1:2])
     for batch, one in zip(together, alone, strict=True):
         torch.testing.assert_close(batch[1:2], one, atol=1e-5, rtol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient():
-    model = enliven(SwinTransformerV2(SMALL_ARCH)).train()
+    model = randomize_parameters(SwinTransformerV2(SMALL_ARCH)).train()
     sum(out.square().mean() for out in model(torch.randn(2, 3, 200, 72))).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # Scales above the clamp would have none; enliven() leaves all of them below it.
+    # Scales above the clamp would have none; randomize_parameters() leaves all of them below it.
     assert without == []
 
 
@@ -107,12 +134,16 @@ def test_from_scratch_every_block_is_the_identity_and_learns():
     tokens = model.patch_embed(x)
     assert torch.equal(model.layers[0](tokens), tokens)
     sum(out.square().mean() for out in model(x)).backward()
-    assert all(block.norm1.weight.grad.any() and block.norm2.weight.grad.any()
-               for stage in model.layers for block in stage.blocks)
+    assert all(
+        block.norm1.weight.grad.any() and block.norm2.weight.grad.any()
+        for stage in model.layers
+        for block in stage.blocks
+    )
 
 
 def test_fake_tensors_do_not_stay_in_the_caches(small):
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     model, x = small(), torch.randn(1, 3, 84, 52)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model(mode.from_tensor(x))
@@ -131,9 +162,10 @@ def test_training_after_inference_mode(small):
 
 # --- precision ------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_autocast_training_with_pads_stays_finite(dtype):
-    model = enliven(SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.3)).train()
+    model = randomize_parameters(SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.3)).train()
     with torch.autocast('cpu', dtype):
         loss = sum(out.float().square().mean() for out in model(torch.randn(2, 3, 100, 76)))
     loss.backward()
@@ -153,6 +185,7 @@ def test_half_inference_at_200_is_finite_and_close(small, dtype):
 
 
 # --- freezing and modes ---------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 3, 4])
 def test_frozen_stages_count_as_mmdet_does(frozen):
@@ -195,6 +228,7 @@ def test_deepcopy_equals_the_original(small):
 
 
 # --- registration ---------------------------------------------------------------------------------
+
 
 def test_registered_once_in_the_root():
     assert MODELS.get('SwinTransformerV2') is SwinTransformerV2
@@ -252,8 +286,9 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(('kwargs', 'error', 'message'), BAD_ARGUMENTS,
-                         ids=[str(row[0])[:60] for row in BAD_ARGUMENTS])
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'message'), BAD_ARGUMENTS, ids=[str(row[0])[:60] for row in BAD_ARGUMENTS]
+)
 def test_bad_arguments_name_what_came_and_what_is_allowed(kwargs, error, message):
     with pytest.raises(error, match=message) as caught:
         SwinTransformerV2(**{'arch': SMALL_ARCH, **kwargs})
@@ -274,8 +309,9 @@ BAD_INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(('x', 'error', 'message'), BAD_INPUTS,
-                         ids=[row[2][:40] for row in BAD_INPUTS])
+@pytest.mark.parametrize(
+    ('x', 'error', 'message'), BAD_INPUTS, ids=[row[2][:40] for row in BAD_INPUTS]
+)
 def test_bad_inputs_name_what_came_and_what_is_allowed(small, x, error, message):
     with pytest.raises(error, match=message) as caught:
         small()(x)

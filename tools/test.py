@@ -21,8 +21,17 @@ from tools.utils.cost import MEGABYTES, SECONDS, CostHook
 # What the closing table shows, by the name that the metric gives it.
 COLUMNS = {
     'mmseg': [('', {'mIoU': 'mIoU', 'mAcc': 'mAcc', 'aAcc': 'aAcc'})],
-    'mmdet': [(kind, {'AP': f'coco/{kind}_mAP', 'AP50': f'coco/{kind}_mAP_50',
-                      'AP75': f'coco/{kind}_mAP_75'}) for kind in ('bbox', 'segm')],
+    'mmdet': [
+        (
+            kind,
+            {
+                'AP': f'coco/{kind}_mAP',
+                'AP50': f'coco/{kind}_mAP_50',
+                'AP75': f'coco/{kind}_mAP_75',
+            },
+        )
+        for kind in ('bbox', 'segm')
+    ],
     'mmpretrain': [('', {'top-1': 'accuracy/top1', 'top-5': 'accuracy/top5'})],
 }
 
@@ -31,17 +40,30 @@ def parse_args():
     parser = cli.make_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='a path, a URL, or a work dir: its newest checkpoint')
-    parser.add_argument('--show-dir', help='draw truth and prediction of every picture into this '
-                        'folder')
-    parser.add_argument('--out', help='mmdet, mmpretrain: a .pkl file for the predictions; '
-                        'mmseg: a folder for the predicted label maps')
+    parser.add_argument(
+        '--show-dir', help='draw truth and prediction of every image into this folder'
+    )
+    parser.add_argument(
+        '--out',
+        help='mmdet, mmpretrain: a .pkl file for the predictions; '
+        'mmseg: a folder for the predicted label maps',
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--window-size', nargs='+', type=cli.window, default=[], metavar='W',
-                        help='test at these attention windows, one after the other, whatever the '
-                        'model was trained with: a side in tokens as 16, HEIGHTxWIDTH, or one for '
-                        'each stage as 16,16,16,8')
-    parser.add_argument('--baseline', action='store_true', help='also show what predicting the '
-                        'most frequent class everywhere gets on the same pictures')
+    parser.add_argument(
+        '--window-size',
+        nargs='+',
+        type=cli.window,
+        default=[],
+        metavar='W',
+        help='test at these attention windows, one after the other, whatever the '
+        'model was trained with: a side in tokens as 16, HEIGHTxWIDTH, or one for '
+        'each stage as 16,16,16,8',
+    )
+    parser.add_argument(
+        '--baseline',
+        action='store_true',
+        help='also show what predicting the most frequent class everywhere gets on the same images',
+    )
     return parser.parse_args()
 
 
@@ -52,17 +74,19 @@ def apply_options(cfg: Config, args) -> None:
     args.checkpoint = cli.use_checkpoint(cfg, args.checkpoint)
     for option in ('out', 'show_dir'):
         if getattr(args, option) and len(args.window_size) > 1:
-            raise UserError(f'--{option.replace("_", "-")}: got {len(args.window_size)} window '
-                            'sizes, whose predictions would overwrite each other; allowed: one')
+            raise UserError(
+                f'--{option.replace("_", "-")}: got {len(args.window_size)} window '
+                'sizes, whose predictions would overwrite each other; allowed: one'
+            )
     if args.show_dir:
-        show_pictures(cfg, args.show_dir)
+        show_images(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
     if args.out:
         save_predictions(cfg, args.out)
 
 
-def show_pictures(cfg: Config, folder: str) -> None:
+def show_images(cfg: Config, folder: str) -> None:
     """Turn on the toolbox's own visualization hook."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
@@ -75,7 +99,7 @@ def show_pictures(cfg: Config, folder: str) -> None:
     if cfg.default_scope == 'mmdet':
         hook.test_out_dir = folder
     else:
-        hook.interval = 1  # mmseg's hook draws every 50th picture otherwise
+        hook.interval = 1  # mmseg's hook draws every 50th image otherwise
         cfg.visualizer.save_dir = folder
 
 
@@ -95,6 +119,7 @@ def use_tta(cfg: Config) -> None:
         print('--tta: mmdet merges boxes alone, so mask AP is left out', file=sys.stderr)
         if cfg.model.type == 'DetTTAModel':
             import tools.utils.tta  # noqa: F401  registers the class
+
             cfg.model.type = 'BoxTTAModel'
         for evaluator in evaluators(cfg):
             if evaluator.type == 'CocoMetric':
@@ -126,10 +151,14 @@ def format_table(rows: dict[str, dict], scope: str) -> str:
     for row, metrics in rows.items():
         for kind, keys in COLUMNS[scope]:
             if any(key in metrics for key in keys.values()):
-                values = {**{name: metrics.get(key) for name, key in keys.items()},
-                          **{key: metrics.get(key) for key in shown}}
-                cells = ''.join(f'{"-" if v is None else format(v, ".3f"):>{_width(name)}}'
-                                for name, v in values.items())
+                values = {
+                    **{name: metrics.get(key) for name, key in keys.items()},
+                    **{key: metrics.get(key) for key in shown},
+                }
+                cells = ''.join(
+                    f'{"-" if v is None else format(v, ".3f"):>{_width(name)}}'
+                    for name, v in values.items()
+                )
                 lines.append(f'{f"{row} {kind}".strip():<{width}}{cells}')
     return '\n'.join(lines)
 
@@ -147,8 +176,9 @@ def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, 
     if not windows:
         yield 'model', runner.test()
         return
-    backbones = [module for module in runner.model.modules()
-                 if isinstance(module, SwinTransformerV2)]
+    backbones = [
+        module for module in runner.model.modules() if isinstance(module, SwinTransformerV2)
+    ]
     if not backbones:
         raise UserError("--window-size: the config's model has no SwinTransformerV2")
     hook = CostHook()
@@ -162,9 +192,17 @@ def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, 
 
 def write_results(path: Path, args, rows: dict[str, dict]) -> None:
     """Write the metrics as JSON, with what they are the metrics of."""
-    mmengine.dump(dict(config=args.config, checkpoint=args.checkpoint, tta=args.tta,
-                       date=datetime.now().isoformat(timespec='seconds'), results=rows),
-                  path, indent=2)
+    mmengine.dump(
+        dict(
+            config=args.config,
+            checkpoint=args.checkpoint,
+            tta=args.tta,
+            date=datetime.now().isoformat(timespec='seconds'),
+            results=rows,
+        ),
+        path,
+        indent=2,
+    )
 
 
 def main():
@@ -186,6 +224,7 @@ def main():
         return
     if args.baseline:
         from tools.utils.majority_baseline import majority_baseline
+
         rows['most frequent class'] = majority_baseline(plain_cfg)
         write_results(path, args, rows)
     print(f'\n{args.checkpoint}\n{format_table(rows, cfg.default_scope)}\n-> {path}')

@@ -18,10 +18,18 @@ def parse_args():
     parser = cli.make_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate to the effective batch size')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from this checkpoint, or from the latest in the work dir')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the effective batch size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest in the work dir',
+    )
     return parser.parse_args()
 
 
@@ -29,15 +37,18 @@ def apply_options(cfg: Config, args) -> None:
     """Write the command line's wishes into the config."""
     if args.amp:
         if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UserError(f'--amp: optim_wrapper.type is {cfg.optim_wrapper.type!r}, '
-                                "allowed: 'OptimWrapper'")
+            raise UserError(
+                f"--amp: optim_wrapper.type is {cfg.optim_wrapper.type!r}, allowed: 'OptimWrapper'"
+            )
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         scale = cfg.get('auto_scale_lr') or {}
         if not scale.get('base_batch_size'):
-            raise UserError('--auto-scale-lr: the config lacks auto_scale_lr=dict('
-                            'base_batch_size=...), the batch size its learning rate is for')
+            raise UserError(
+                '--auto-scale-lr: the config lacks auto_scale_lr=dict('
+                'base_batch_size=...), the batch size its learning rate is for'
+            )
         scale.enable = True
         # mmengine compares it with the batch of one forward, whatever is accumulated.
         scale.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
@@ -59,8 +70,10 @@ def report_batch_size(cfg: Config) -> None:
     processes = get_world_size()
     per_process = cfg.train_dataloader.get('batch_size', 1)
     effective = per_process * processes * accumulated
-    line = (f'effective batch size: {effective} = {per_process} a process x {processes} processes '
-            f'x {accumulated} accumulated')
+    line = (
+        f'effective batch size: {effective} = {per_process} a process x {processes} processes '
+        f'x {accumulated} accumulated'
+    )
     scale = cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size')
     if base and scale.get('enable'):

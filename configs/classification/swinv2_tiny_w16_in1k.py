@@ -10,7 +10,9 @@ _base_ = [
 
 model = dict(backbone=dict(window_size=16))
 train_pipeline = [*_base_.train_pipeline]
-train_pipeline[1] = dict(type='RandomResizedCrop', scale=512, backend='pillow', interpolation='bicubic')
+train_pipeline[1] = dict(
+    type='RandomResizedCrop', scale=512, backend='pillow', interpolation='bicubic'
+)
 test_pipeline = [*_base_.test_pipeline]
 test_pipeline[1:3] = [
     dict(type='ResizeEdge', scale=585, edge='short', backend='pillow', interpolation='bicubic'),

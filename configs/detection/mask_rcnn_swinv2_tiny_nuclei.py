@@ -1,4 +1,4 @@
-# Bring your own data, with BBBC038 / DSB2018 (nuclei in microscope pictures) for example. What
+# Bring your own data, with BBBC038 / DSB2018 (nuclei in microscope images) for example. What
 # to change for yours: data_root, metainfo, num_classes (twice).
 _base_ = [
     '../_base_/models/mask_rcnn_swinv2_tiny_scratch.py',
@@ -6,7 +6,9 @@ _base_ = [
     '../_base_/schedules/detection_short.py',
     '../_base_/runtime_detection.py',
 ]
-dataset = dict(data_root='data/nuclei', metainfo=dict(classes=('nucleus',), palette=[(250, 170, 30)]))
+dataset = dict(
+    data_root='data/nuclei', metainfo=dict(classes=('nucleus',), palette=[(250, 170, 30)])
+)
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader

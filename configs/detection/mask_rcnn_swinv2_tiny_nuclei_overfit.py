@@ -1,10 +1,13 @@
-# Trained on four pictures and tested on the same four: a detector that cannot learn these by heart
+# Trained on four images and tested on the same four: a detector that cannot learn these by heart
 # is broken somewhere.
 _base_ = './mask_rcnn_swinv2_tiny_nuclei.py'
 
 train_dataloader = dict(
-    dataset=dict(indices=4, pipeline=[t for t in _base_.train_pipeline if t['type'] != 'RandomFlip']))
-# Without an ann_file the metric takes the truth from the pictures that it is shown, whose
+    dataset=dict(
+        indices=4, pipeline=[t for t in _base_.train_pipeline if t['type'] != 'RandomFlip']
+    )
+)
+# Without an ann_file the metric takes the truth from the images that it is shown, whose
 # annotations must then be passed on to it.
 pack = dict(type='PackDetInputs', meta_keys=(*_base_.meta_keys, 'instances'))
 val_dataloader = dict(
@@ -12,7 +15,9 @@ val_dataloader = dict(
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/train/'),
         indices=4,
-        pipeline=[*_base_.test_pipeline[:-1], pack]))
+        pipeline=[*_base_.test_pipeline[:-1], pack],
+    )
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator

@@ -9,13 +9,15 @@ dataset = dict(
     data_root='data/shapes',
     metainfo=dict(
         classes=('circle', 'square', 'triangle', 'star'),
-        palette=[(220, 60, 60), (60, 180, 75), (50, 110, 230), (245, 200, 40)]))
+        palette=[(220, 60, 60), (60, 180, 75), (50, 110, 230), (245, 200, 40)],
+    ),
+)
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/shapes/annotations/instances_val.json')
 test_evaluator = val_evaluator
-# Half the channels of the neck and heads: on pictures of 128 pixels they cost more than the backbone.
+# Half the channels of the neck and heads: on images of 128 pixels they cost more than the backbone.
 channels = 128
 model = dict(
     neck=dict(out_channels=channels),
@@ -24,8 +26,10 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=channels),
         bbox_head=dict(num_classes=4, in_channels=channels, fc_out_channels=256),
         mask_roi_extractor=dict(out_channels=channels),
-        mask_head=dict(num_classes=4, in_channels=channels, conv_out_channels=channels)),
-    test_cfg=dict(rcnn=dict(max_per_img=30)))  # of at most seven shapes
+        mask_head=dict(num_classes=4, in_channels=channels, conv_out_channels=channels),
+    ),
+    test_cfg=dict(rcnn=dict(max_per_img=30)),
+)  # of at most seven shapes
 max_iters = 160
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),

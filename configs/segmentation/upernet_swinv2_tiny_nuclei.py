@@ -1,4 +1,4 @@
-# Bring your own data, with BBBC038 / DSB2018 (nuclei in microscope pictures) for example. What
+# Bring your own data, with BBBC038 / DSB2018 (nuclei in microscope images) for example. What
 # to change for yours: data_root, metainfo, num_classes (twice).
 _base_ = [
     '../_base_/models/upernet_swinv2_tiny_scratch.py',
@@ -8,7 +8,8 @@ _base_ = [
 ]
 dataset = dict(
     data_root='data/nuclei',
-    metainfo=dict(classes=('background', 'nucleus'), palette=[[0, 0, 0], [250, 170, 30]]))
+    metainfo=dict(classes=('background', 'nucleus'), palette=[[0, 0, 0], [250, 170, 30]]),
+)
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader

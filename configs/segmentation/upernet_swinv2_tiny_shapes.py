@@ -9,7 +9,9 @@ dataset = dict(
     data_root='data/shapes',
     metainfo=dict(
         classes=('background', 'circle', 'square', 'triangle', 'star'),
-        palette=[[0, 0, 0], [220, 60, 60], [60, 180, 75], [50, 110, 230], [245, 200, 40]]))
+        palette=[[0, 0, 0], [220, 60, 60], [60, 180, 75], [50, 110, 230], [245, 200, 40]],
+    ),
+)
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader

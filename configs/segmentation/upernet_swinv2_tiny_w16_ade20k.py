@@ -6,4 +6,5 @@ model = dict(backbone=dict(window_size=16))
 optim_wrapper = dict(
     optimizer=dict(lr=0.00004, weight_decay=0.05),
     constructor='swinv2_backbone.SwinV2LayerDecayConstructor',
-    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.95))
+    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.95),
+)

@@ -15,9 +15,9 @@ from ..arguments import ARCHITECTURES, NUM_STAGES
 from ..layers.windows import Pair
 from .errors import CheckpointError
 from .files import METADATA_KEY
-from .formats import FORMATS, GEOMETRY_BUFFERS
+from .formats import FORMATS, OFFICIAL_BUFFERS
 from .key_rules import Format, StateDict, translate
-from .pretrained_windows import running_window, windows_of_metadata, windows_of_tables
+from .pretrained_windows import running_window, windows_from_metadata, windows_from_tables
 
 _WRAPPERS = ('model', 'state_dict')
 # What the formats call the network of the position bias.
@@ -69,7 +69,7 @@ class Converted:
         return self.prefix + ', '.join(FORMATS[self.format].their_names(key))
 
 
-def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None) -> Converted:
+def to_backbone(content: Mapping, source: str, prefix: str | None = None) -> Converted:
     """Find out the format of a checkpoint and convert it to the backbone's names.
 
     Args:
@@ -85,28 +85,37 @@ def convert_checkpoint(content: Mapping, source: str, prefix: str | None = None)
         state, left_aside = _unwrap(content)
         metadata = state._metadata
         if prefix is None:
-            found = _convert(state, *_recognise(state))
+            found = _convert(state, *_recognize(state))
             found.dropped.extend(left_aside)
             return _noted(found, metadata)
         prefix = prefix if prefix.endswith('.') or not prefix else prefix + '.'
-        inner = {key[len(prefix):]: value for key, value in state.items()
-                 if key.startswith(prefix)}
+        inner = {
+            key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)
+        }
         if not inner:
-            raise CheckpointError(f"no key starts with prefix='{prefix}'; it has "
-                                  f'{name_keys(state)}')
-        found = _convert(inner, *_recognise(inner))
+            raise CheckpointError(
+                f"no key starts with prefix='{prefix}'; it has {name_keys(state)}"
+            )
+        found = _convert(inner, *_recognize(inner))
         outside = [key for key in state if not key.startswith(prefix)]
-        return _noted(replace(found, prefix=prefix + found.prefix, dropped=[
-            *(prefix + key for key in found.dropped), *outside, *left_aside]), metadata)
+        return _noted(
+            replace(
+                found,
+                prefix=prefix + found.prefix,
+                dropped=[*(prefix + key for key in found.dropped), *outside, *left_aside],
+            ),
+            metadata,
+        )
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {source}: {error}') from None
 
 
 def _noted(converted: Converted, metadata: Mapping | None) -> Converted:
     """`converted`, with the windows that the metadata notes, if its tables tell none."""
-    windows = converted.windows or windows_of_metadata(metadata, converted.prefix)
-    return replace(converted, windows=windows,
-                   told_by=converted.told_by or (METADATA_KEY if windows else ''))
+    windows = converted.windows or windows_from_metadata(metadata, converted.prefix)
+    return replace(
+        converted, windows=windows, told_by=converted.told_by or (METADATA_KEY if windows else '')
+    )
 
 
 def describe_arch(state: Mapping) -> str:
@@ -145,12 +154,17 @@ def _unwrap(content: Mapping) -> tuple[Mapping, list[str]]:
 
     Also the names of what else holds such weights and is left aside (averaged ones).
     """
-    nested = {key: value for key, value in content.items()
-              if isinstance(value, Mapping) and _has_network(value)}
+    nested = {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, Mapping) and _has_network(value)
+    }
     wrapper = next((key for key in (*_WRAPPERS, *nested) if key in nested), None)
     if wrapper not in _WRAPPERS and len(nested) > 1:
-        raise CheckpointError(f'holds several sets of weights: {name_keys(nested)}; write the '
-                              'one that is meant to a file of its own')
+        raise CheckpointError(
+            f'holds several sets of weights: {name_keys(nested)}; write the '
+            'one that is meant to a file of its own'
+        )
     if wrapper is None:
         wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
     state = content if wrapper is None else content[wrapper]
@@ -160,8 +174,10 @@ def _unwrap(content: Mapping) -> tuple[Mapping, list[str]]:
     cleaned = OrderedDict((_without_marks(key), value) for key, value in state.items())
     if len(cleaned) < len(state):
         raise CheckpointError('has keys that differ in nothing but a wrapper of torch')
-    cleaned._metadata = {_without_marks(f'{key}.').rstrip('.'): value for key, value in
-                         (getattr(state, '_metadata', None) or {}).items()}
+    cleaned._metadata = {
+        _without_marks(f'{key}.').rstrip('.'): value
+        for key, value in (getattr(state, '_metadata', None) or {}).items()
+    }
     return cleaned, [key for key in nested if key != wrapper]
 
 
@@ -173,7 +189,7 @@ def _without_marks(key: str) -> str:
     return _MARKS.sub('', key)
 
 
-def _recognise(state: Mapping) -> tuple[Format, str]:
+def _recognize(state: Mapping) -> tuple[Format, str]:
     """The format and prefix under which most keys are known."""
     known, networks = Counter(), set()
     for key in state:
@@ -187,39 +203,58 @@ def _recognise(state: Mapping) -> tuple[Format, str]:
         raise CheckpointError(f'{_likely_cause(state)} It has {name_keys(state)}.')
     prefixes = sorted({before for _, before in networks})
     if len(prefixes) > 1:
-        raise CheckpointError('holds several SwinV2 models; say which in init_cfg, with prefix= '
-                              'one of ' + ', '.join(map(repr, prefixes)))
-    name = max((name for name in FORMATS if (name, prefixes[0]) in networks),
-               key=lambda name: known[name, prefixes[0]])
+        raise CheckpointError(
+            'holds several SwinV2 models; say which in init_cfg, with prefix= '
+            'one of ' + ', '.join(map(repr, prefixes))
+        )
+    name = max(
+        (name for name in FORMATS if (name, prefixes[0]) in networks),
+        key=lambda name: known[name, prefixes[0]],
+    )
     return FORMATS[name], prefixes[0]
 
 
 def _likely_cause(state: Mapping) -> str:
     if any(key.endswith('relative_position_bias_table') for key in state):
-        return ('this is a Swin Transformer V1 file (relative_position_bias_table); V2 cannot use '
-                'its weights.')
+        return (
+            'this is a Swin Transformer V1 file (relative_position_bias_table); V2 cannot use '
+            'its weights.'
+        )
     return 'not a SwinV2 file: it has no continuous position bias (cpb_mlp).'
 
 
 def _convert(state: Mapping, fmt: Format, prefix: str) -> Converted:
-    inner = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
+    inner = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     outer = {key: value for key, value in state.items() if not key.startswith(prefix)}
     _check_tensors(inner, prefix)
     native, unknown = translate(inner, fmt, to_ours=True)
     if unknown:
-        raise CheckpointError(f'({fmt.name} format) has keys that this format does not know: '
-                              f'{name_keys([prefix + key for key in unknown])}. Is it damaged, or '
-                              'of another model?')
-    ballast = [key for key in native
-               if key.startswith('head.') or key == 'mask_token' or key.endswith(GEOMETRY_BUFFERS)]
+        raise CheckpointError(
+            f'({fmt.name} format) has keys that this format does not know: '
+            f'{name_keys([prefix + key for key in unknown])}. Is it damaged, or '
+            'of another model?'
+        )
+    ballast = [
+        key
+        for key in native
+        if key.startswith('head.') or key == 'mask_token' or key.endswith(OFFICIAL_BUFFERS)
+    ]
     dropped = [prefix + name for key in ballast for name in fmt.their_names(key)] + list(outer)
     head = {key: native[key] for key in ballast if key.startswith('head.')}
     if prefix and fmt.prefix:
         head = _head_outside(outer, fmt, prefix)
     kept = {key: value for key, value in native.items() if key not in ballast}
-    windows = windows_of_tables(native)
-    return Converted(fmt.name, prefix, kept, head, dropped, windows,
-                     GEOMETRY_BUFFERS[0] if windows else '', running_window(native))
+    windows = windows_from_tables(native)
+    return Converted(
+        fmt.name,
+        prefix,
+        kept,
+        head,
+        dropped,
+        windows,
+        OFFICIAL_BUFFERS[0] if windows else '',
+        running_window(native),
+    )
 
 
 def _head_outside(rest: Mapping, fmt: Format, prefix: str) -> StateDict:
@@ -228,8 +263,11 @@ def _head_outside(rest: Mapping, fmt: Format, prefix: str) -> StateDict:
     before = parent + '.' if parent else ''
     ours, theirs = fmt.head.ours[0], fmt.head.theirs[0]
     matches = {key: theirs.match(key) for key, value in rest.items() if isinstance(value, Tensor)}
-    return {ours.fill(found[1]): rest[key] for key, found in matches.items()
-            if found and found[0] == before}
+    return {
+        ours.fill(found[1]): rest[key]
+        for key, found in matches.items()
+        if found and found[0] == before
+    }
 
 
 def _check_tensors(state: Mapping, prefix: str) -> None:
@@ -240,10 +278,13 @@ def _check_tensors(state: Mapping, prefix: str) -> None:
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             kind = 'meta' if value.is_meta else 'quantized' if value.is_quantized else value.layout
             raise CheckpointError(f'{prefix}{key} is a {kind} tensor, not a dense one')
-        if not value.is_floating_point() and not key.endswith(GEOMETRY_BUFFERS):
+        if not value.is_floating_point() and not key.endswith(OFFICIAL_BUFFERS):
             raise CheckpointError(f'{prefix}{key} is {value.dtype}, not floating point')
     # Parameters are float32, or finer where the file is: what overflows there is not finite either.
-    broken = [prefix + key for key, value in state.items()
-              if not key.endswith(GEOMETRY_BUFFERS) and not value.float().isfinite().all()]
+    broken = [
+        prefix + key
+        for key, value in state.items()
+        if not key.endswith(OFFICIAL_BUFFERS) and not value.float().isfinite().all()
+    ]
     if broken:
         raise CheckpointError(f'NaN or infinity in {name_keys(broken)}')

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import torch
 
 from .errors import CheckpointError
-from .files import check_hash, whole_file
+from .files import atomic_file, check_hash
 from .releases import HUB_SCHEME, SCHEME, resolve
 
 ALLOWED = f'a path, an http(s) URL, {HUB_SCHEME}owner/name[@revision][/file], or {SCHEME}NAME'
@@ -54,9 +54,10 @@ def fetch(checkpoint: str, sha256: str | None = None) -> Path:
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {checkpoint}: {error}. Nothing was kept') from error
     except OSError as error:  # urllib's errors are among these
-        raise ConnectionError(f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
-                              f'it by other means and put it at {path}, or give its path.'
-                              ) from error
+        raise ConnectionError(
+            f'checkpoint {checkpoint}: could not be downloaded ({error}). Fetch '
+            f'it by other means and put it at {path}, or give its path.'
+        ) from error
     return path
 
 
@@ -79,7 +80,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
         OSError: If it cannot be fetched, or is cut short.
         CheckpointError: If its hash is not the one asked for, or else the one in its name.
     """
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         with open(partial, 'wb') as file, urllib.request.urlopen(url, timeout=60) as response:
             shutil.copyfileobj(response, file, 1 << 20)
             expected = response.headers.get('Content-Length')
@@ -92,8 +93,10 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
 def _fetch_from_hub(address: str) -> Path:
     """A file of the hub, with its config.json, which tells the windows, beside it."""
     if find_spec('huggingface_hub') is None:
-        raise ImportError(f'checkpoint {address}: huggingface_hub is not installed: run '
-                          '`pip install huggingface_hub safetensors`')
+        raise ImportError(
+            f'checkpoint {address}: huggingface_hub is not installed: run '
+            '`pip install huggingface_hub safetensors`'
+        )
     owner, _, rest = address.removeprefix(HUB_SCHEME).partition('/')
     repository, _, file = rest.partition('/')
     name, _, revision = repository.partition('@')
@@ -105,6 +108,7 @@ def _fetch_from_hub(address: str) -> Path:
         HFValidationError,
         LocalEntryNotFoundError,
     )
+
     where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
     reasons, reachable = [], True
     for candidate in [file] if file else _HUB_FILES:
@@ -117,7 +121,8 @@ def _fetch_from_hub(address: str) -> Path:
             reasons.append(f'{candidate}: {" ".join(lines[:2])}')
             continue
         with contextlib.suppress(EntryNotFoundError, OSError):
-            hf_hub_download(filename=candidate[:candidate.rfind('/') + 1] + 'config.json', **where)
+            hf_hub_download(filename=candidate[: candidate.rfind('/') + 1] + 'config.json', **where)
         return Path(path)
-    raise ConnectionError(f'checkpoint {address}: could not be fetched from the hub '
-                          f'({"; ".join(reasons)})')
+    raise ConnectionError(
+        f'checkpoint {address}: could not be fetched from the hub ({"; ".join(reasons)})'
+    )

@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .key_rules import Format, StateDict, translate
 
 
-def export_state(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
+def from_backbone(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
     """Weights of ours under the names of another library.
 
     Args:
@@ -31,13 +31,20 @@ def export_state(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
         return theirs
     if head.keys() != {'head.weight', 'head.bias'}:
         raise CheckpointError(f'its classifier has {name_keys(head)} alone')
-    renamed = {fmt.head.theirs[0].fill((('p', key.rpartition('.')[2]),)): value
-               for key, value in head.items()}
+    renamed = {
+        fmt.head.theirs[0].fill((('p', key.rpartition('.')[2]),)): value
+        for key, value in head.items()
+    }
     return {fmt.prefix + key: value for key, value in theirs.items()} | renamed
 
 
-def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pair, map_size: Pair,
-                     shrinks: bool = True) -> StateDict:
+def official_buffers(
+    depths: Sequence[int],
+    trained: Sequence[Pair],
+    window: Pair,
+    map_size: Pair,
+    shrinks: bool = True,
+) -> StateDict:
     """What the official model keeps among its weights, under its names.
 
     Args:
@@ -62,27 +69,36 @@ def geometry_buffers(depths: Sequence[int], trained: Sequence[Pair], window: Pai
             if grid.padded_size != grid.size:
                 raise CheckpointError(
                     f'windows of {grid.window} tokens do not divide the map of {size} tokens of '
-                    f'stage {i}; choose other --window-size or --img-size')
+                    f'stage {i}; choose other --window-size or --img-size'
+                )
             block, side = f'layers.{i}.blocks.{j}', grid.window if shrinks else window
             buffers[f'{block}.attn.relative_coords_table'] = relative_coords(side, trained[i])[None]
             buffers[f'{block}.attn.relative_position_index'] = relative_index(side)
-            visible = grid.visible_keys(torch.device('cpu'))
+            visible = grid.attention_mask(torch.device('cpu'))
             if visible is not None:
                 buffers[f'{block}.attn_mask'] = -100.0 * (~visible).float()
     return buffers
 
 
 def export_buffers(buffers: Mapping, fmt: Format) -> StateDict:
-    """Those of the buffers of :func:`geometry_buffers` that a library saves, under its names."""
+    """Those of the buffers of :func:`official_buffers` that a library saves, under its names."""
     kept = {key: value for key, value in buffers.items() if key.endswith(tuple(fmt.buffers))}
     if fmt.flat_index:
-        kept = {key: value.flatten() if key.endswith('relative_position_index') else value
-                for key, value in kept.items()}
+        kept = {
+            key: value.flatten() if key.endswith('relative_position_index') else value
+            for key, value in kept.items()
+        }
     return translate(kept, fmt, to_ours=False)[0]
 
 
-def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: int,
-              image_size: int, labels: Mapping | None = None) -> dict:
+def hf_config(
+    state: Mapping,
+    head: Mapping,
+    trained: Sequence[Pair],
+    window: int,
+    image_size: int,
+    labels: Mapping | None = None,
+) -> dict:
     """The config.json with which transformers builds the model of these weights.
 
     Args:
@@ -90,7 +106,7 @@ def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: in
         head: The classifier's, or nothing.
         trained: Window in tokens that the position bias of each stage was trained with.
         window: Window in tokens that the model runs with.
-        image_size: Side of the picture in pixels.
+        image_size: Side of the image in pixels.
         labels: Names of the classes by index; LABEL_0 and so on if not given.
 
     Raises:
@@ -102,11 +118,20 @@ def hf_config(state: Mapping, head: Mapping, trained: Sequence[Pair], window: in
     convolution: Tensor = state['patch_embed.proj.weight']
     config = dict(
         architectures=['Swinv2ForImageClassification' if head else 'Swinv2Model'],
-        model_type='swinv2', image_size=image_size, patch_size=convolution.shape[-1],
-        num_channels=convolution.shape[1], embed_dim=arch['embed_dims'],
-        depths=list(arch['depths']), num_heads=list(arch['num_heads']), window_size=window,
+        model_type='swinv2',
+        image_size=image_size,
+        patch_size=convolution.shape[-1],
+        num_channels=convolution.shape[1],
+        embed_dim=arch['embed_dims'],
+        depths=list(arch['depths']),
+        num_heads=list(arch['num_heads']),
+        window_size=window,
         pretrained_window_sizes=[height for height, _ in trained],
-        mlp_ratio=mlp_ratio_of(state), qkv_bias=True, hidden_act='gelu', layer_norm_eps=1e-5)
+        mlp_ratio=mlp_ratio_of(state),
+        qkv_bias=True,
+        hidden_act='gelu',
+        layer_norm_eps=1e-5,
+    )
     if head:
         count = head['head.weight'].shape[0]
         if not labels or len(labels) != count:

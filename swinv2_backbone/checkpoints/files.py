@@ -53,8 +53,9 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> Mapping:
     except OSError as error:
         raise CheckpointError(f'checkpoint {path}: cannot be read ({error})') from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f'checkpoint {path}: holds a {type(content).__name__}, '
-                              'not a dict of weights')
+        raise CheckpointError(
+            f'checkpoint {path}: holds a {type(content).__name__}, not a dict of weights'
+        )
     return content
 
 
@@ -71,39 +72,50 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # torch's own message goes on to advise the unsafe loader.
         found = _NEEDS_CODE.search(f'{error} {error.__cause__}')
-        cause = f'it holds {found[1]}, which takes code to unpickle' if found else (
-            'it is not a file written by torch.save, or holds more than tensors and plain data')
-        raise CheckpointError(
-            f'refused by the safe loader (weights_only=True): {cause}') from error
+        cause = (
+            f'it holds {found[1]}, which takes code to unpickle'
+            if found
+            else (
+                'it is not a file written by torch.save, or holds more than tensors and plain data'
+            )
+        )
+        raise CheckpointError(f'refused by the safe loader (weights_only=True): {cause}') from error
     except Exception as error:  # A damaged pickle ends in whatever its bytes happen to spell.
-        raise CheckpointError('damaged or cut short, or no checkpoint at all '
-                              f'({type(error).__name__}: {_first_line(error)})') from error
+        raise CheckpointError(
+            'damaged or cut short, or no checkpoint at all '
+            f'({type(error).__name__}: {_first_line(error)})'
+        ) from error
 
 
 def _read_safetensors(path: Path) -> Mapping:
     require_safetensors(path)
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             state = OrderedDict((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise CheckpointError('damaged or cut short, or no safetensors file at all '
-                              f'({_first_line(error)})') from error
+        raise CheckpointError(
+            f'damaged or cut short, or no safetensors file at all ({_first_line(error)})'
+        ) from error
     if METADATA_KEY in metadata:
         try:
             state._metadata = {'': {METADATA_KEY: json.loads(metadata[METADATA_KEY])}}
         except json.JSONDecodeError as error:
-            raise CheckpointError(f'its metadata has {METADATA_KEY}='
-                                  f'{metadata[METADATA_KEY]!r}, which is no JSON') from error
+            raise CheckpointError(
+                f'its metadata has {METADATA_KEY}={metadata[METADATA_KEY]!r}, which is no JSON'
+            ) from error
     return state
 
 
 def require_safetensors(path: str | Path) -> None:
     """Raise ImportError, with what to type, where safetensors is not installed."""
     if find_spec('safetensors') is None:
-        raise ImportError(f'checkpoint {path}: a safetensors file, but safetensors is not '
-                          'installed: run `pip install safetensors`')
+        raise ImportError(
+            f'checkpoint {path}: a safetensors file, but safetensors is not '
+            'installed: run `pip install safetensors`'
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -111,6 +123,7 @@ def _first_line(error: Exception) -> str:
 
 
 # --- hashes ---------------------------------------------------------------------------------------
+
 
 def hash_in_name(name: str) -> str | None:
     """The digits of its sha256 that a file's name ends in, as OpenMMLab's and torchvision's do.
@@ -137,15 +150,23 @@ def check_hash(path: str | Path, wanted: str | None = None, name: str | None = N
         while block := file.read(1 << 20):
             digest.update(block)
     if not digest.hexdigest().startswith(wanted.lower()):
-        shown = digest.hexdigest()[:max(8, len(wanted))]
-        raise CheckpointError(f'its sha256 is {shown}, but {said}: it is damaged, or another file '
-                              '(or, if that is no hash, rename it or give sha256=)')
+        shown = digest.hexdigest()[: max(8, len(wanted))]
+        raise CheckpointError(
+            f'its sha256 is {shown}, but {said}: it is damaged, or another file '
+            '(or, if that is no hash, rename it or give sha256=)'
+        )
 
 
 # --- writing --------------------------------------------------------------------------------------
 
-def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = None,
-                     windows: list | None = None, safetensors: bool = False) -> None:
+
+def write_checkpoint(
+    state: Mapping,
+    path: str | Path,
+    wrapper: str | None = None,
+    windows: list | None = None,
+    safetensors: bool = False,
+) -> None:
     """Write weights, whole or not at all.
 
     Args:
@@ -160,10 +181,11 @@ def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = Non
         OSError: If it cannot be written.
     """
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
-    with whole_file(Path(path)) as partial:
+    with atomic_file(Path(path)) as partial:
         if safetensors:
             require_safetensors(path)
             from safetensors.torch import save_file
+
             noted = {METADATA_KEY: json.dumps(windows)} if windows else {}
             save_file(state, partial, metadata={'format': 'pt', **noted})
         else:
@@ -173,7 +195,7 @@ def write_checkpoint(state: Mapping, path: str | Path, wrapper: str | None = Non
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[str]:
+def atomic_file(path: Path) -> Iterator[str]:
     """A file beside `path` that takes its place when the block ends well."""
     path = Path(os.path.realpath(path))  # What a link points to, not the link.
     path.parent.mkdir(parents=True, exist_ok=True)

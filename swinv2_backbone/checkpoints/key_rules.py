@@ -24,18 +24,20 @@ _FIELD = re.compile(r'\{(\d*)([a-z])(?:\+(\d+))?\}')
 
 
 class Template:
-    """A name with placeholders, to be recognised and to be filled in."""
+    """A name with placeholders, to be recognized and to be filled in."""
 
     def __init__(self, text: str):
         self.text = text
         self._fields = _FIELD.findall(text)
         literals = _FIELD.split(text)[::4]
-        groups = [r'(weight|bias)' if name == 'p' else r'(0|[1-9]\d*)'
-                  for _, name, _ in self._fields]
+        groups = [
+            r'(weight|bias)' if name == 'p' else r'(0|[1-9]\d*)' for _, name, _ in self._fields
+        ]
         pairs = zip(literals, [*groups, ''], strict=True)
         self._regex = re.compile(
             r'((?:.*\.)?)' + ''.join(re.escape(literal) + group for literal, group in pairs),
-            re.ASCII)
+            re.ASCII,
+        )
 
     def match(self, key: str) -> tuple[str, tuple] | None:
         """What stands in front of the name in `key`, and the values of its placeholders."""
@@ -117,8 +119,10 @@ class Rule:
         if len(parts) == len(written) == 1:
             return [present]
         if any(part is not None and part.shape != present.shape for part in parts):
-            raise ValueError('have different shapes: ' + ', '.join(
-                str(tuple(part.shape)) for part in parts if part is not None))
+            raise ValueError(
+                'have different shapes: '
+                + ', '.join(str(tuple(part.shape)) for part in parts if part is not None)
+            )
         whole = torch.cat([torch.zeros_like(present) if part is None else part for part in parts])
         if whole.ndim == 0 or whole.shape[0] % len(written):
             raise ValueError(f'has shape {tuple(whole.shape)}, which has no {len(written)} parts')
@@ -195,18 +199,25 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
     result = {}
     for (rule, values), keys in groups.items():
         read, written = rule.sides(to_ours)
-        missing = [template.fill(values) for part, template in enumerate(read)
-                   if template and part not in keys]
+        missing = [
+            template.fill(values)
+            for part, template in enumerate(read)
+            if template and part not in keys
+        ]
         named = ', '.join(keys.values())
         if missing:
             raise CheckpointError(f'has {named}, but lacks {", ".join(missing)}')
         try:
-            tensors = rule.apply([state[keys[part]] if part in keys else None
-                                  for part in range(len(read))], to_ours)
+            tensors = rule.apply(
+                [state[keys[part]] if part in keys else None for part in range(len(read))], to_ours
+            )
         except ValueError as error:
             raise CheckpointError(f'{named} {error}. Is it damaged?') from None
-        made = {template.fill(values): tensor
-                for template, tensor in zip(written, tensors, strict=True) if template}
+        made = {
+            template.fill(values): tensor
+            for template, tensor in zip(written, tensors, strict=True)
+            if template
+        }
         if twice := made.keys() & result.keys():
             raise CheckpointError(f'has {", ".join(twice)} twice, once as {named}')
         result |= made

@@ -13,12 +13,12 @@ from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from torch import nn
 
-from ..compat import mmengine_checkpoints_allowed
-from .convert import Converted, arch_of, convert_checkpoint, describe_arch, name_keys
+from ..compat import safe_mmengine_globals
+from .convert import Converted, arch_of, describe_arch, name_keys, to_backbone
 from .download import ALLOWED, fetch, is_remote
 from .errors import CheckpointError
 from .files import read_checkpoint
-from .formats import GEOMETRY_BUFFERS
+from .formats import OFFICIAL_BUFFERS
 from .pretrained_windows import agree, as_setting, config_beside, windows_beside
 from .releases import resolve
 
@@ -27,9 +27,9 @@ _CONVOLUTION, _HIDDEN = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.we
 
 
 class PretrainedSwinV2:
-    """Initialise a backbone from a checkpoint; what ``init_cfg=dict(type='Pretrained')`` becomes.
+    """Initialize a backbone from a checkpoint; what ``init_cfg=dict(type='Pretrained')`` becomes.
 
-    mmengine's own initialiser of that name takes a file that matches nothing for loaded. This one
+    mmengine's own initializer of that name takes a file that matches nothing for loaded. This one
     wants every parameter matched but output norms (a classifier has only the last of them). It
     takes the files of every library that has SwinV2 (see :mod:`.key_maps`), by torch.save or
     safetensors.
@@ -43,14 +43,20 @@ class PretrainedSwinV2:
         map_location: 'cpu', as configs of OpenMMLab say; weights go from there into the parameters.
     """
 
-    def __init__(self, checkpoint: str, prefix: str | None = None, sha256: str | None = None,
-                 map_location: str = 'cpu'):
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        sha256: str | None = None,
+        map_location: str = 'cpu',
+    ):
         if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
             raise TypeError(f'init_cfg: checkpoint: got {checkpoint!r}, allowed: {ALLOWED}')
         if prefix is not None and not isinstance(prefix, str):
             raise TypeError(f'init_cfg: prefix: got {prefix!r}, allowed: a string or None')
-        if sha256 is not None and not (isinstance(sha256, str)
-                                       and re.fullmatch('[0-9a-fA-F]{8,64}', sha256)):
+        if sha256 is not None and not (
+            isinstance(sha256, str) and re.fullmatch('[0-9a-fA-F]{8,64}', sha256)
+        ):
             raise ValueError(f'init_cfg: sha256: got {sha256!r}, allowed: 8 to 64 hex digits')
         if map_location != 'cpu':
             raise ValueError(f"init_cfg: map_location: got {map_location!r}, allowed: 'cpu'")
@@ -67,14 +73,15 @@ class PretrainedSwinV2:
             ImportError: If it takes safetensors or huggingface_hub, and that is not installed.
             CheckpointError: If the file does not fit.
         """
-        converted = load_checkpoint(self.checkpoint, self.prefix, self.sha256)
-        load_converted(module, converted, self.checkpoint)
+        converted = open_checkpoint(self.checkpoint, self.prefix, self.sha256)
+        load_into(module, converted, self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'loaded from {self.checkpoint}')
 
 
-def load_checkpoint(checkpoint: str, prefix: str | None = None,
-                    sha256: str | None = None) -> Converted:
+def open_checkpoint(
+    checkpoint: str, prefix: str | None = None, sha256: str | None = None
+) -> Converted:
     """Fetch, read and convert a checkpoint; arguments and errors as in :class:`PretrainedSwinV2`.
 
     Returns:
@@ -83,14 +90,15 @@ def load_checkpoint(checkpoint: str, prefix: str | None = None,
     """
     path = _fetch_once(checkpoint, sha256)
     try:
-        with mmengine_checkpoints_allowed():
+        with safe_mmengine_globals():
             content = read_checkpoint(path, sha256)
     except CheckpointError as error:
         if not is_remote(checkpoint):
             raise
-        raise CheckpointError(f'{error}. It came from {checkpoint}; delete it to fetch it anew'
-                              ) from error
-    converted = convert_checkpoint(content, checkpoint, prefix)
+        raise CheckpointError(
+            f'{error}. It came from {checkpoint}; delete it to fetch it anew'
+        ) from error
+    converted = to_backbone(content, checkpoint, prefix)
     try:
         about = converted.format, arch_of(converted.state)
         converted = replace(converted, config=config_beside(path, *about))
@@ -115,7 +123,7 @@ def _fetch_once(checkpoint: str, sha256: str | None) -> Path:
     return fetch(checkpoint, sha256)
 
 
-def load_converted(module: nn.Module, converted: Converted, source: str) -> None:
+def load_into(module: nn.Module, converted: Converted, source: str) -> None:
     """Copy converted weights into a backbone and log one line about it.
 
     Args:
@@ -137,57 +145,80 @@ def load_converted(module: nn.Module, converted: Converted, source: str) -> None
     of_format = f'checkpoint {source} ({converted.format} format)'
     missing = [key for key in new if not _may_be_new(key, module, converted)]
     if missing:
-        raise CheckpointError(f'{of_format}: the backbone has parameters that the file lacks: '
-                              f'{name_keys(map(converted.in_file, missing))}. '
-                              f'{_compare_archs(converted, own)}')
+        raise CheckpointError(
+            f'{of_format}: the backbone has parameters that the file lacks: '
+            f'{name_keys(map(converted.in_file, missing))}. '
+            f'{_compare_archs(converted, own)}'
+        )
     unexpected = [key for key in state if key not in own]
     if unexpected:
-        raise CheckpointError(f'{of_format}: the file has parameters that the backbone lacks: '
-                              f'{name_keys(map(converted.in_file, unexpected))}. '
-                              f'{_compare_archs(converted, own)}')
-    differing = [f'{converted.in_file(key)} {tuple(value.shape)} '
-                 f'(backbone: {tuple(own[key].shape)})'
-                 for key, value in state.items() if value.shape != own[key].shape]
+        raise CheckpointError(
+            f'{of_format}: the file has parameters that the backbone lacks: '
+            f'{name_keys(map(converted.in_file, unexpected))}. '
+            f'{_compare_archs(converted, own)}'
+        )
+    differing = [
+        f'{converted.in_file(key)} {tuple(value.shape)} (backbone: {tuple(own[key].shape)})'
+        for key, value in state.items()
+        if value.shape != own[key].shape
+    ]
     if differing:
-        raise CheckpointError(f'{of_format}: shapes differ: {name_keys(differing)}. '
-                              f'{_compare_archs(converted, own)}')
+        raise CheckpointError(
+            f'{of_format}: shapes differ: {name_keys(differing)}. {_compare_archs(converted, own)}'
+        )
     told_by = f'told by {converted.told_by}' if converted.windows else 'as set, the file tells none'
-    windows = agree([stage.pretrained_window for stage in module.layers], converted.windows,
-                    f'checkpoint {source}', told_by)
+    windows = agree(
+        [stage.pretrained_window for stage in module.layers],
+        converted.windows,
+        f'checkpoint {source}',
+        told_by,
+    )
     module.load_state_dict(state, strict=False)
     for stage, window in zip(module.layers, windows, strict=True):
         stage.pretrained_window = window
     print_log(
         f'{type(module).__name__}: loaded {len(state)} parameters from {source} '
-        f'({converted.format} format); newly initialised: {_summary(new)}; '
+        f'({converted.format} format); newly initialized: {_summary(new)}; '
         f'dropped: {_summary(converted.dropped + left_out)}; pretrained windows: '
-        f'{as_setting(windows)} ({told_by})', logger='current', level=logging.INFO)
+        f'{as_setting(windows)} ({told_by})',
+        logger='current',
+        level=logging.INFO,
+    )
 
 
 def _may_be_new(key: str, module: nn.Module, converted: Converted) -> bool:
     """Whether the file may lack a parameter: one of an output norm that it lacks altogether."""
     norm = key.partition('.')[0]
-    return module.is_output_norm(key) and converted.may_lack(norm) and not any(
-        other.startswith(norm + '.') for other in converted.state)
+    return (
+        module.is_output_norm(key)
+        and converted.may_lack(norm)
+        and not any(other.startswith(norm + '.') for other in converted.state)
+    )
 
 
 def _compare_archs(converted: Converted, own: dict) -> str:
     """The likely cause of keys or shapes that do not fit."""
-    for key, sides, argument in ((_CONVOLUTION, slice(1, 2), 'in_channels'),
-                                 (_CONVOLUTION, slice(2, 4), 'patch_size'),
-                                 (_HIDDEN, slice(0, 2), 'mlp_ratio')):
-        theirs, ours = (tuple(state[key].shape) if key in state else ()
-                        for state in (converted.state, own))
-        if len(theirs) == len(ours) and theirs[sides] != ours[sides] and (
-                key != _HIDDEN or theirs[1] == ours[1]):
+    for key, sides, argument in (
+        (_CONVOLUTION, slice(1, 2), 'in_channels'),
+        (_CONVOLUTION, slice(2, 4), 'patch_size'),
+        (_HIDDEN, slice(0, 2), 'mlp_ratio'),
+    ):
+        theirs, ours = (
+            tuple(state[key].shape) if key in state else () for state in (converted.state, own)
+        )
+        if (
+            len(theirs) == len(ours)
+            and theirs[sides] != ours[sides]
+            and (key != _HIDDEN or theirs[1] == ours[1])
+        ):
             return f'The file was made with another {argument}.'
     theirs, ours = arch_of(converted.state), arch_of(own)
     stages = [i for i, depth in enumerate(ours['depths']) if depth]
     if theirs.get('embed_dims') == ours['embed_dims'] and all(
-            theirs[key][i] == ours[key][i] for key in ('depths', 'num_heads') for i in stages):
+        theirs[key][i] == ours[key][i] for key in ('depths', 'num_heads') for i in stages
+    ):
         return f'Both are {describe_arch(converted.state)}: the file is damaged, or was changed.'
-    return (f'The file holds {describe_arch(converted.state)}, the backbone is '
-            f'{describe_arch(own)}.')
+    return f'The file holds {describe_arch(converted.state)}, the backbone is {describe_arch(own)}.'
 
 
 def _summary(keys: Iterable[str]) -> str:
@@ -195,7 +226,7 @@ def _summary(keys: Iterable[str]) -> str:
     counts = Counter()
     for key in keys:
         parts = key.split('.')
-        if parts[-1] in GEOMETRY_BUFFERS:
+        if parts[-1] in OFFICIAL_BUFFERS:
             counts[f'{parts[-1]} ({{}})'] += 1
         elif parts[0] == 'layers':
             counts['.'.join(parts[:2]) + ' ({})'] += 1

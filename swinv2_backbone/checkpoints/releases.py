@@ -15,7 +15,7 @@ SCHEME = 'swinv2://'
 HUB_SCHEME = 'hf://'
 _SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 
-# Windows of the four stages. The last map of a 256 px picture is 8 x 8, of a 192 px one 6 x 6.
+# Windows of the four stages. The last map of a 256 px image is 8 x 8, of a 192 px one 6 x 6.
 _W8, _W16, _W12 = ((w, w, w, last) for w, last in ((8, 8), (16, 8), (12, 6)))
 
 
@@ -28,7 +28,7 @@ class Release:
         format: The format that it is in.
         url: http(s) or hf address.
         arch: Architecture.
-        image_size: Side in pixels of the pictures that it was (last) trained on.
+        image_size: Side in pixels of the images that it was (last) trained on.
         windows: (height, width) in tokens that the position bias of each stage was trained with.
         megabytes: Size of the file.
         top1: ImageNet-1K accuracy in per cent.
@@ -71,27 +71,81 @@ _OFFICIAL = (
 )
 _MMPRETRAIN = (
     ('swinv2-tiny-w8_3rdparty_in1k-256px_20220803-e318968f', 'tiny', 256, _W8, None, 81.76, 95.87),
-    ('swinv2-tiny-w16_3rdparty_in1k-256px_20220803-9651cdd7',
-     'tiny', 256, _W16, None, 82.81, 96.23),
-    ('swinv2-small-w8_3rdparty_in1k-256px_20220803-b01a4332',
-     'small', 256, _W8, None, 83.74, 96.6),
-    ('swinv2-small-w16_3rdparty_in1k-256px_20220803-b707d206',
-     'small', 256, _W16, None, 84.13, 96.83),
+    (
+        'swinv2-tiny-w16_3rdparty_in1k-256px_20220803-9651cdd7',
+        'tiny',
+        256,
+        _W16,
+        None,
+        82.81,
+        96.23,
+    ),
+    ('swinv2-small-w8_3rdparty_in1k-256px_20220803-b01a4332', 'small', 256, _W8, None, 83.74, 96.6),
+    (
+        'swinv2-small-w16_3rdparty_in1k-256px_20220803-b707d206',
+        'small',
+        256,
+        _W16,
+        None,
+        84.13,
+        96.83,
+    ),
     ('swinv2-base-w8_3rdparty_in1k-256px_20220803-8ff28f2b', 'base', 256, _W8, None, 84.2, 96.86),
-    ('swinv2-base-w16_3rdparty_in1k-256px_20220803-5a1886b7',
-     'base', 256, _W16, None, 84.6, 97.05),
-    ('swinv2-base-w16_in21k-pre_3rdparty_in1k-256px_20220803-8d7aa8ad',
-     'base', 256, _W12, None, 86.17, 97.88),
-    ('swinv2-base-w24_in21k-pre_3rdparty_in1k-384px_20220803-44eb70f8',
-     'base', 384, _W12, None, 87.14, 98.23),
-    ('swinv2-large-w16_in21k-pre_3rdparty_in1k-256px_20220803-c40cbed7',
-     'large', 256, _W12, None, 86.93, 98.06),
-    ('swinv2-large-w24_in21k-pre_3rdparty_in1k-384px_20220803-3b36c165',
-     'large', 384, _W12, None, 87.59, 98.27),
-    ('pretrain/swinv2-base-w12_3rdparty_in21k-192px_20220803-f7dc9763',
-     'base', 192, _W12, None, None, None),
-    ('pretrain/swinv2-large-w12_3rdparty_in21k-192px_20220803-d9073fee',
-     'large', 192, _W12, None, None, None),
+    ('swinv2-base-w16_3rdparty_in1k-256px_20220803-5a1886b7', 'base', 256, _W16, None, 84.6, 97.05),
+    (
+        'swinv2-base-w16_in21k-pre_3rdparty_in1k-256px_20220803-8d7aa8ad',
+        'base',
+        256,
+        _W12,
+        None,
+        86.17,
+        97.88,
+    ),
+    (
+        'swinv2-base-w24_in21k-pre_3rdparty_in1k-384px_20220803-44eb70f8',
+        'base',
+        384,
+        _W12,
+        None,
+        87.14,
+        98.23,
+    ),
+    (
+        'swinv2-large-w16_in21k-pre_3rdparty_in1k-256px_20220803-c40cbed7',
+        'large',
+        256,
+        _W12,
+        None,
+        86.93,
+        98.06,
+    ),
+    (
+        'swinv2-large-w24_in21k-pre_3rdparty_in1k-384px_20220803-3b36c165',
+        'large',
+        384,
+        _W12,
+        None,
+        87.59,
+        98.27,
+    ),
+    (
+        'pretrain/swinv2-base-w12_3rdparty_in21k-192px_20220803-f7dc9763',
+        'base',
+        192,
+        _W12,
+        None,
+        None,
+        None,
+    ),
+    (
+        'pretrain/swinv2-large-w12_3rdparty_in21k-192px_20220803-d9073fee',
+        'large',
+        192,
+        _W12,
+        None,
+        None,
+        None,
+    ),
 )
 _HF = (
     ('swinv2-tiny-patch4-window8-256', 'tiny', 256, _W8, 113, None, None),
@@ -116,13 +170,18 @@ _TIMM = (
     ('swinv2_base_window16_256.ms_in1k', 'base', 256, _W16, 357, 84.6, 97.09),
     ('swinv2_base_window12_192.ms_in22k', 'base', 192, _W12, None, None, None),
     ('swinv2_base_window12to16_192to256.ms_in22k_ft_in1k', 'base', 256, _W12, 357, 86.268, 97.882),
-    ('swinv2_base_window12to24_192to384.ms_in22k_ft_in1k',
-     'base', 384, _W12, None, 87.096, 98.234),
+    ('swinv2_base_window12to24_192to384.ms_in22k_ft_in1k', 'base', 384, _W12, None, 87.096, 98.234),
     ('swinv2_large_window12_192.ms_in22k', 'large', 192, _W12, None, None, None),
-    ('swinv2_large_window12to16_192to256.ms_in22k_ft_in1k',
-     'large', 256, _W12, 792, 86.952, 98.106),
-    ('swinv2_large_window12to24_192to384.ms_in22k_ft_in1k',
-     'large', 384, _W12, 814, 87.464, 98.25),
+    (
+        'swinv2_large_window12to16_192to256.ms_in22k_ft_in1k',
+        'large',
+        256,
+        _W12,
+        792,
+        86.952,
+        98.106,
+    ),
+    ('swinv2_large_window12to24_192to384.ms_in22k_ft_in1k', 'large', 384, _W12, 814, 87.464, 98.25),
 )
 _TORCHVISION = (
     ('swin_v2_t-b137f0e2', 'tiny', 256, _W8, 109, 82.072, 96.132),
@@ -132,16 +191,31 @@ _TORCHVISION = (
 
 # Format, rows, address of a name, where the numbers stand.
 _PUBLISHERS = (
-    ('official', _OFFICIAL,
-     'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/{}.pth',
-     'microsoft/Swin-Transformer, MODELHUB.md'),
-    ('mmpretrain', _MMPRETRAIN, 'https://download.openmmlab.com/mmclassification/v0/swin-v2/{}.pth',
-     'open-mmlab/mmpretrain, configs/swin_transformer_v2/README.md'),
+    (
+        'official',
+        _OFFICIAL,
+        'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/{}.pth',
+        'microsoft/Swin-Transformer, MODELHUB.md',
+    ),
+    (
+        'mmpretrain',
+        _MMPRETRAIN,
+        'https://download.openmmlab.com/mmclassification/v0/swin-v2/{}.pth',
+        'open-mmlab/mmpretrain, configs/swin_transformer_v2/README.md',
+    ),
     ('hf', _HF, 'hf://microsoft/{}', 'huggingface.co/microsoft'),
-    ('timm', _TIMM, 'hf://timm/{}',
-     'huggingface/pytorch-image-models, results/results-imagenet.csv'),
-    ('torchvision', _TORCHVISION, 'https://download.pytorch.org/models/{}.pth',
-     'torchvision 0.28.0, models/swin_transformer.py'),
+    (
+        'timm',
+        _TIMM,
+        'hf://timm/{}',
+        'huggingface/pytorch-image-models, results/results-imagenet.csv',
+    ),
+    (
+        'torchvision',
+        _TORCHVISION,
+        'https://download.pytorch.org/models/{}.pth',
+        'torchvision 0.28.0, models/swin_transformer.py',
+    ),
 )
 
 
@@ -152,8 +226,9 @@ def _all_releases() -> Iterator[Release]:
             # mmpretrain and the hub put a folder in front of some names.
             name = name.rpartition('/')[2]
             name = url.removeprefix(HUB_SCHEME) if url.startswith(HUB_SCHEME) else name
-            yield Release(name, fmt, url, arch, image_size, tuple((w, w) for w in windows),
-                          *numbers, source)
+            yield Release(
+                name, fmt, url, arch, image_size, tuple((w, w) for w in windows), *numbers, source
+            )
 
 
 RELEASES = {release.name: release for release in _all_releases()}
@@ -186,7 +261,8 @@ def resolve(checkpoint: str) -> str:
     release = find_release(checkpoint)
     if release is None:
         nearest = get_close_matches(checkpoint.removeprefix(SCHEME), RELEASES, cutoff=0)
-        raise ValueError(f"init_cfg: checkpoint: got '{checkpoint}', allowed after {SCHEME}: the "
-                         'names that `python -m swinv2_backbone` shows, such as '
-                         + ', '.join(nearest))
+        raise ValueError(
+            f"init_cfg: checkpoint: got '{checkpoint}', allowed after {SCHEME}: the "
+            'names that `python -m swinv2_backbone` shows, such as ' + ', '.join(nearest)
+        )
     return release.url

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dispatch import fast_path_wanted
+from .dispatch import use_fused_implementation
 from .fused_attention import attend
 from .position_bias import at_least_float32, make_cpb_mlp, position_bias
 from .windows import Pair, WindowGrid
@@ -17,7 +17,7 @@ from .windows import Pair, WindowGrid
 LARGEST_LOGIT_SCALE = math.log(100.0)
 
 
-def unit_vectors(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
     """Scale the last axis to length 1, in at least float32.
 
     A zero vector (shorter than 1e-12, as for torch's normalize) becomes zero and gets no gradient.
@@ -31,13 +31,20 @@ def unit_vectors(x: Tensor) -> Tensor:
     return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero
 
 
-def factor_of(logit_scale: Tensor) -> Tensor:
+def logit_factor(logit_scale: Tensor) -> Tensor:
     """What cosine similarities are multiplied with, at most 100: the exponential of a parameter."""
     return at_least_float32(logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
 
 
-def cosine_attention(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor,
-                     visible: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def cosine_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    logit_scale: Tensor,
+    bias: Tensor,
+    visible: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Softmax of scaled cosine similarity plus position bias, applied to the values.
 
     This is the readable definition; :func:`~.fast_attention.attend` is its fast twin.
@@ -58,8 +65,8 @@ def cosine_attention(q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias:
         ``(B * nW, nH, N, d)`` in v's dtype.
     """
     with torch.autocast(q.device.type, enabled=False):
-        scaled_q = unit_vectors(q) * factor_of(logit_scale)
-        logits = scaled_q @ unit_vectors(k).transpose(-2, -1) + bias
+        scaled_q = normalize(q) * logit_factor(logit_scale)
+        logits = scaled_q @ normalize(k).transpose(-2, -1) + bias
         if visible is not None:
             # -inf and not the customary -100: logits span [-100, 116] here, so a key at -100
             # from the best could still win.
@@ -86,8 +93,14 @@ class WindowAttention(nn.Module):
         SwinV2 paper (arXiv 2111.09883), sections 3.2 and 3.3.
     """
 
-    def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0, proj_drop: float = 0.0,
-                 windows_at_once: int | None = None):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        windows_at_once: int | None = None,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop = attn_drop
@@ -111,14 +124,18 @@ class WindowAttention(nn.Module):
         """
         dropout = self.attn_drop if self.training else 0.0
         bias = self.bias(grid.window, pretrained_window)
-        if fast_path_wanted() and not dropout:  # The fast path never sees the weights to drop.
+        if (
+            use_fused_implementation() and not dropout
+        ):  # The fast path never sees the weights to drop.
             qkv = self._project(x).flatten(0, 2)
-            attended = attend(qkv, factor_of(self.logit_scale), bias, grid,
-                              self.windows_at_once).view_as(x)
+            attended = attend(
+                qkv, logit_factor(self.logit_scale), bias, grid, self.windows_at_once
+            ).view_as(x)
         else:
             q, k, v = self._project(grid.split(x)).permute(2, 0, 3, 1, 4)
-            attended = cosine_attention(q, k, v, self.logit_scale, bias,
-                                        grid.visible_keys(x.device), dropout)
+            attended = cosine_attention(
+                q, k, v, self.logit_scale, bias, grid.attention_mask(x.device), dropout
+            )
             attended = grid.merge(attended.transpose(1, 2).flatten(2))
         return self.proj_drop(self.proj(attended))
 
@@ -163,4 +180,5 @@ class _CachedBias:
         # `param.data`, which is how mmengine's EMAHook swaps weights.
         return self.windows == (window, pretrained_window) and all(
             old.device == new.device and old.dtype == new.dtype and torch.equal(old, new)
-            for old, new in zip(self.weights, cpb_mlp.parameters(), strict=True))
+            for old, new in zip(self.weights, cpb_mlp.parameters(), strict=True)
+        )

@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from .attention import WindowAttention
 from .dispatch import (
     TOKENS_IN_CACHE,
-    fast_path_wanted,
     has_hooks,
     linear_gelu,
     records_gradient,
+    use_fused_implementation,
 )
 from .windows import Pair, WindowGrid
 
@@ -51,7 +51,7 @@ class PatchEmbed(nn.Module):
     """Patches to tokens: a convolution with stride patch_size, then LayerNorm.
 
     Args:
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         embed_dims: Channels C of a token.
         patch_size: Side of a patch in pixels.
     """
@@ -78,7 +78,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve a map: 2 x 2 neighbours are concatenated, reduced to 2C, then normalised.
+    """Halve a map: 2 x 2 neighbors are concatenated, reduced to 2C, then normalized.
 
     Args:
         dim: Channels C that arrive.
@@ -96,8 +96,14 @@ class PatchMerging(nn.Module):
         if torch.compiler.is_compiling():
             # Padded by one, needed or not, and cut in steps: so one graph serves all sizes.
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
-            x = torch.cat([x[:, row:height + row:2, col:width + col:2]
-                           for col in (0, 1) for row in (0, 1)], dim=-1)
+            x = torch.cat(
+                [
+                    x[:, row : height + row : 2, col : width + col : 2]
+                    for col in (0, 1)
+                    for row in (0, 1)
+                ],
+                dim=-1,
+            )
         else:
             if height % 2 or width % 2:
                 x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
@@ -134,12 +140,20 @@ class SwinTransformerBlock(nn.Module):
         windows_at_once: Windows of the attention in flight at a time, None: as many as run fastest.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop: float = 0.0,
-                 attn_drop: float = 0.0, drop_path: float = 0.0,
-                 windows_at_once: int | None = None):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        windows_at_once: int | None = None,
+    ):
         super().__init__()
-        self.attn = WindowAttention(dim, num_heads, attn_drop=attn_drop, proj_drop=drop,
-                                    windows_at_once=windows_at_once)
+        self.attn = WindowAttention(
+            dim, num_heads, attn_drop=attn_drop, proj_drop=drop, windows_at_once=windows_at_once
+        )
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.norm2 = nn.LayerNorm(dim)
@@ -161,7 +175,7 @@ class SwinTransformerBlock(nn.Module):
 
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
         # Drop path comes after the norm: before it, a dropped branch would still emit the
-        # norm's bias, and a kept one would have its 1 / keep normalised away.
+        # norm's bias, and a kept one would have its 1 / keep normalized away.
         x = x + self.drop_path(self.norm1(attended))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
@@ -171,9 +185,14 @@ class SwinTransformerBlock(nn.Module):
         Then the MLP's hidden channels stay in a CPU's cache, and memory small. It is worth nothing
         where autograd keeps them, and would show to whoever has hooks on the modules.
         """
-        return (x.device.type == 'cpu' and not self.training
-                and not torch.compiler.is_compiling() and fast_path_wanted()
-                and not records_gradient(x, *self.parameters()) and not has_hooks(self))
+        return (
+            x.device.type == 'cpu'
+            and not self.training
+            and not torch.compiler.is_compiling()
+            and use_fused_implementation()
+            and not records_gradient(x, *self.parameters())
+            and not has_hooks(self)
+        )
 
 
 class SwinTransformerStage(nn.Module):
@@ -192,16 +211,26 @@ class SwinTransformerStage(nn.Module):
         block_args: Further arguments of :class:`SwinTransformerBlock`.
     """
 
-    def __init__(self, dim: int, depth: int, num_heads: int, window: Pair, pretrained_window: Pair,
-                 drop_path: Sequence[float], downsample: bool, with_cp: bool = False,
-                 **block_args: float):
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        window: Pair,
+        pretrained_window: Pair,
+        drop_path: Sequence[float],
+        downsample: bool,
+        with_cp: bool = False,
+        **block_args: float,
+    ):
         super().__init__()
         self.window = window
         self.pretrained_window = pretrained_window
         self.with_cp = with_cp
         self.blocks = nn.ModuleList(
             SwinTransformerBlock(dim, num_heads, drop_path=drop_path[i], **block_args)
-            for i in range(depth))
+            for i in range(depth)
+        )
         self.downsample = PatchMerging(dim) if downsample else None
 
     def forward(self, x: Tensor) -> Tensor:

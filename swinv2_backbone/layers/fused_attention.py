@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import FAST_PATH_SUPPORTED, TOKENS_IN_CACHE, records_gradient
-from .windows import WindowGrid, WindowKind
+from .dispatch import FUSED_SUPPORTED, TOKENS_IN_CACHE, records_gradient
+from .windows import WindowGrid, WindowGroup
 
 # Logits in flight in a backward by default: what a CPU's cache holds, what fills a GPU.
 _LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**21, 2**25
 
 
-def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
-           windows_at_once: int | None = None) -> Tensor:
+def attend(
+    qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid, windows_at_once: int | None = None
+) -> Tensor:
     """Windowed cosine attention of every token of a batch of maps.
 
     Equal to cutting the maps into windows, :func:`~.attention.cosine_attention`, and putting them
@@ -49,8 +50,15 @@ def attend(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid,
     return function(qkv, scale, bias, grid.size, grid.window, grid.shifted, windows_at_once)
 
 
-def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, size: Sequence[int], window: Sequence[int],
-            shifted: bool, windows_at_once: int | None) -> Tensor:
+def _attend(
+    qkv: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    size: Sequence[int],
+    window: Sequence[int],
+    shifted: bool,
+    windows_at_once: int | None,
+) -> Tensor:
     # (A mask that wants a gradient sends SDPA down its slow path, with gradients off, too.)
     qkv, scale, bias = (x.detach() for x in (qkv, scale, bias))
     out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
@@ -74,9 +82,16 @@ def _attend(qkv: Tensor, scale: Tensor, bias: Tensor, size: Sequence[int], windo
     return out
 
 
-def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
-                     size: Sequence[int], window: Sequence[int], shifted: bool,
-                     windows_at_once: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _attend_backward(
+    grad_out: Tensor,
+    qkv: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    size: Sequence[int],
+    window: Sequence[int],
+    shifted: bool,
+    windows_at_once: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
     grad_out = grad_out.unflatten(1, qkv.shape[2:])
     kinds = _kinds(qkv, size, window, shifted)
@@ -94,8 +109,14 @@ def _attend_backward(grad_out: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor,
                 if kind.real is not None:  # What padded queries computed was dropped.
                     kept = grad_windows.new_zeros(tokens.shape[1], 1, 1)
                     grad_windows *= kept.index_fill_(0, kind.real, 1)
-                windows = _windows_backward(_gather(qkv, tokens), scale, mask, grad_windows,
-                                            *grads[1:], scratch[:, :len(tokens)])
+                windows = _windows_backward(
+                    _gather(qkv, tokens),
+                    scale,
+                    mask,
+                    grad_windows,
+                    *grads[1:],
+                    scratch[:, : len(tokens)],
+                )
                 _scatter(windows, tokens, kind, grads[0].flatten(1))
     return grads
 
@@ -119,12 +140,18 @@ def _operators() -> tuple[Callable, Callable]:
     """
     windows = 'SymInt[] size, SymInt[] window, bool shifted, int? windows_at_once'
     forward = torch.library.custom_op(
-        'swinv2_backbone::attend', _attend, mutates_args=(),
-        schema=f'(Tensor qkv, Tensor scale, Tensor bias, {windows}) -> Tensor')
+        'swinv2_backbone::attend',
+        _attend,
+        mutates_args=(),
+        schema=f'(Tensor qkv, Tensor scale, Tensor bias, {windows}) -> Tensor',
+    )
     backward = torch.library.custom_op(
-        'swinv2_backbone::attend_backward', _attend_backward, mutates_args=(),
+        'swinv2_backbone::attend_backward',
+        _attend_backward,
+        mutates_args=(),
         schema=f'(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, {windows}) '
-               '-> (Tensor, Tensor, Tensor)')
+        '-> (Tensor, Tensor, Tensor)',
+    )
     # What a tracer is to know of the results: shapes and dtypes.
     forward.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3]))
     backward.register_fake(lambda grad_out, *inputs: tuple(map(torch.empty_like, inputs[:3])))
@@ -132,17 +159,18 @@ def _operators() -> tuple[Callable, Callable]:
     return forward, backward
 
 
-if FAST_PATH_SUPPORTED:
+if FUSED_SUPPORTED:
     _attend_operator, _attend_backward_operator = _operators()
 
 
-def _kinds(qkv: Tensor, size: Sequence[int], window: Sequence[int],
-           shifted: bool) -> tuple[WindowKind, ...]:
+def _kinds(
+    qkv: Tensor, size: Sequence[int], window: Sequence[int], shifted: bool
+) -> tuple[WindowGroup, ...]:
     grid = WindowGrid(tuple(size), tuple(window), shifted)
     return grid.kinds(qkv.shape[0] // math.prod(size), qkv.device)
 
 
-def _masked(bias: Tensor, kind: WindowKind) -> Tensor:
+def _masked(bias: Tensor, kind: WindowGroup) -> Tensor:
     return bias if kind.visible is None else bias.masked_fill(~kind.visible, -torch.inf)
 
 
@@ -151,7 +179,7 @@ def _gather(values: Tensor, tokens: Tensor) -> Tensor:
     return values.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
 
 
-def _scatter(windows: Tensor, tokens: Tensor, kind: WindowKind, out: Tensor) -> None:
+def _scatter(windows: Tensor, tokens: Tensor, kind: WindowGroup, out: Tensor) -> None:
     """Write windows ``(n, N, ...)`` to their places in a map ``(T, -1)``, without the padding."""
     if kind.real is not None:
         windows, tokens = windows[:, kind.real], tokens[:, kind.real]
@@ -159,14 +187,21 @@ def _scatter(windows: Tensor, tokens: Tensor, kind: WindowKind, out: Tensor) -> 
 
 
 def _reciprocal_length(x: Tensor) -> Tensor:
-    """1 / length of the last axis, in float32 at least; 0 for a zero vector: unit_vectors()."""
+    """1 / length of the last axis, in float32 at least; 0 for a zero vector: normalize()."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
     return F.threshold_(length, 1e-12, torch.inf).reciprocal_()
 
 
-def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor,
-                      grad_scale: Tensor, grad_bias: Tensor, scratch: Tensor) -> Tensor:
+def _windows_backward(
+    qkv: Tensor,
+    scale: Tensor,
+    mask: Tensor,
+    grad_out: Tensor,
+    grad_scale: Tensor,
+    grad_bias: Tensor,
+    scratch: Tensor,
+) -> Tensor:
     """Gradient of a few windows, in float32 at least.
 
     Args:
@@ -205,7 +240,7 @@ def _windows_backward(qkv: Tensor, scale: Tensor, mask: Tensor, grad_out: Tensor
     torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
     torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
 
-    # Through the normalisation: the part along the unit vector goes, the rest is over its length.
+    # Through the normalization: the part along the unit vector goes, the rest is over its length.
     along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
     grad_scale += along[0].sum((0, 2))[:, None]
     grads[:2].addcmul_(parts[:2], along, value=-1)

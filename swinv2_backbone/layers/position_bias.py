@@ -20,8 +20,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def relative_coords(window: Pair, pretrained_window: Pair, device: torch.device | None = None,
-                    dtype: torch.dtype = torch.float32) -> Tensor:
+def relative_coords(
+    window: Pair,
+    pretrained_window: Pair,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Log-spaced relative coordinates, the input of the CPB network.
 
     Args:
@@ -31,7 +35,7 @@ def relative_coords(window: Pair, pretrained_window: Pair, device: torch.device 
         dtype: Floating-point type to compute in.
 
     Returns:
-        ``(2 Wh - 1, 2 Ww - 1, 2)``, (row, column), dimensionless, 0 at the centre and
+        ``(2 Wh - 1, 2 Ww - 1, 2)``, (row, column), dimensionless, 0 at the center and
         1 in magnitude at the largest offset of the pretrained window.
 
     Raises:
@@ -41,11 +45,15 @@ def relative_coords(window: Pair, pretrained_window: Pair, device: torch.device 
         SwinV2 paper (arXiv 2111.09883), section 3.3; scale 8 as in the official repository.
     """
     if min(*window, *pretrained_window) < 1:
-        raise ValueError(f'window sides must be at least 1 token, got window={window} and '
-                         f'pretrained_window={pretrained_window}')
+        raise ValueError(
+            f'window sides must be at least 1 token, got window={window} and '
+            f'pretrained_window={pretrained_window}'
+        )
     # A network trained at window 1 has only ever seen offset 0: any unit will do but 0.
-    rows, cols = (torch.arange(1 - w, w, device=device, dtype=dtype) / max(p - 1, 1)
-                  for w, p in zip(window, pretrained_window, strict=True))
+    rows, cols = (
+        torch.arange(1 - w, w, device=device, dtype=dtype) / max(p - 1, 1)
+        for w, p in zip(window, pretrained_window, strict=True)
+    )
     scaled = 8 * torch.stack(torch.meshgrid(rows, cols, indexing='ij'), dim=-1)
     return scaled.sign() * torch.log2(1 + scaled.abs()) / 3  # 3 = log2(8)
 
@@ -65,10 +73,13 @@ def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
 
 
 @cache_tensors(32)
-def _geometry(window: Pair, pretrained_window: Pair, device: torch.device,
-              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return (relative_coords(window, pretrained_window, device, dtype),
-            relative_index(window, device))
+def _geometry(
+    window: Pair, pretrained_window: Pair, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return (
+        relative_coords(window, pretrained_window, device, dtype),
+        relative_index(window, device),
+    )
 
 
 def make_cpb_mlp(num_heads: int) -> nn.Sequential:
@@ -76,14 +87,15 @@ def make_cpb_mlp(num_heads: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(2, CPB_HIDDEN),
         nn.ReLU(inplace=True),
-        nn.Linear(CPB_HIDDEN, num_heads, bias=False))
+        nn.Linear(CPB_HIDDEN, num_heads, bias=False),
+    )
 
 
 def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
     """Evaluate the CPB network on all offsets of a window.
 
     In float32 at least, whatever the network's own dtype and whether or not autocast is on: in
-    half precision neighbouring offsets of a large window fall together.
+    half precision neighboring offsets of a large window fall together.
 
     Args:
         cpb_mlp: The network of :func:`make_cpb_mlp`.

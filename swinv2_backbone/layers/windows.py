@@ -27,6 +27,7 @@ def cache_tensors(maxsize: int) -> Callable:
     Unlike functools.lru_cache it keeps no stand-ins: the fake tensors of a tracer (torch.export)
     would be handed to the next real call.
     """
+
     def decorate(function: Callable) -> Callable:
         results: dict = {}
 
@@ -46,7 +47,9 @@ def cache_tensors(maxsize: int) -> Callable:
                     results.pop(next(iter(results)), None)
                 results[args] = made
             return results[args]
+
         return cached
+
     return decorate
 
 
@@ -74,7 +77,7 @@ def window_reverse(windows: Tensor, window: Pair, size: Pair) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WindowKind:
+class WindowGroup:
     """Windows of one grid in which the same positions are padding and may see each other.
 
     A grid has few kinds: the plain windows, those on the seam of the shift, those at the padding.
@@ -85,6 +88,7 @@ class WindowKind:
         visible: Boolean ``(N, N)``, [query, key], or None: everything is.
         real: int64 ``(R,)``, the positions that are no padding, or None: all of them.
     """
+
     tokens: Tensor
     visible: Tensor | None
     real: Tensor | None
@@ -125,8 +129,10 @@ class WindowGrid:
 
         An axis that one window covers is not shifted: that would only cut the window in two.
         """
-        return tuple(w // 2 if self.shifted and w < s else 0
-                     for w, s in zip(self.window, self.size, strict=True))
+        return tuple(
+            w // 2 if self.shifted and w < s else 0
+            for w, s in zip(self.window, self.size, strict=True)
+        )
 
     @property
     def padded_size(self) -> Pair:
@@ -137,7 +143,7 @@ class WindowGrid:
         """Pad, roll and cut: ``(B, H, W, C) -> (B * nW, N, C)``.
 
         The map is padded (below and right, with zeros) before it is rolled. The other way
-        round, the tokens that wrap around would land beside the wrong neighbours.
+        round, the tokens that wrap around would land beside the wrong neighbors.
         """
         height, width = self.padded_size
         if (height, width) != self.size:
@@ -151,9 +157,9 @@ class WindowGrid:
         x = window_reverse(windows, self.window, self.padded_size)
         if any(self.shift):
             x = torch.roll(x, self.shift, dims=(1, 2))
-        return x[:, :self.size[0], :self.size[1]]
+        return x[:, : self.size[0], : self.size[1]]
 
-    def visible_keys(self, device: torch.device) -> Tensor | None:
+    def attention_mask(self, device: torch.device) -> Tensor | None:
         """Which keys each query may see.
 
         Returns:
@@ -162,10 +168,10 @@ class WindowGrid:
         """
         if self.padded_size == self.size and not any(self.shift):
             return None
-        return _visible_keys(self, device)
+        return _attention_mask(self, device)
 
-    def kinds(self, batch: int, device: torch.device) -> tuple[WindowKind, ...]:
-        """The windows of a batch of maps, by kind: :meth:`split` and :meth:`visible_keys` in one.
+    def kinds(self, batch: int, device: torch.device) -> tuple[WindowGroup, ...]:
+        """The windows of a batch of maps, by kind: :meth:`split` and :meth:`attention_mask` in one.
 
         Each token of the maps stands in one window. Shared between calls: not to be written to.
         """
@@ -173,15 +179,21 @@ class WindowGrid:
 
 
 @cache_tensors(_CACHED_MASKS)
-def _visible_keys(grid: WindowGrid, device: torch.device) -> Tensor:
-    wrapped, real = zip(*(_axis_labels(*axis, device=device) for axis in zip(
-        grid.size, grid.padded_size, grid.shift, strict=True)), strict=True)
-    # Tokens that the roll brought round an edge are neighbours of the others in the window but not
-    # in the picture. Two bits name the four parts that may meet in a window.
+def _attention_mask(grid: WindowGrid, device: torch.device) -> Tensor:
+    wrapped, real = zip(
+        *(
+            _axis_labels(*axis, device=device)
+            for axis in zip(grid.size, grid.padded_size, grid.shift, strict=True)
+        ),
+        strict=True,
+    )
+    # Tokens that the roll brought round an edge are neighbors of the others in the window but not
+    # in the image. Two bits name the four parts that may meet in a window.
     part = 2 * wrapped[0][:, None] + wrapped[1][None, :]
     part = window_partition(part[None, :, :, None], grid.window).squeeze(-1)
-    real = window_partition((real[0][:, None] & real[1][None, :])[None, :, :, None],
-                            grid.window).squeeze(-1)
+    real = window_partition(
+        (real[0][:, None] & real[1][None, :])[None, :, :, None], grid.window
+    ).squeeze(-1)
     same_part = part[:, :, None] == part[:, None, :]
     # What a padded query computes is dropped; let it see every real key (each window has one),
     # because a query that sees nothing has a softmax of 0 / 0.
@@ -190,30 +202,37 @@ def _visible_keys(grid: WindowGrid, device: torch.device) -> Tensor:
 
 
 @cache_tensors(_CACHED_MASKS)
-def _kinds(grid: WindowGrid, batch: int, device: torch.device) -> tuple[WindowKind, ...]:
-    by_row, by_col = (_axis_kinds(*axis, device=device) for axis in zip(
-        grid.size, grid.padded_size, grid.window, grid.shift, strict=True))
+def _kinds(grid: WindowGrid, batch: int, device: torch.device) -> tuple[WindowGroup, ...]:
+    by_row, by_col = (
+        _axis_kinds(*axis, device=device)
+        for axis in zip(grid.size, grid.padded_size, grid.window, grid.shift, strict=True)
+    )
     first = torch.arange(batch, device=device)[:, None, None, None, None] * math.prod(grid.size)
     kinds = []
     for row_kind, rows in by_row.items():
         for col_kind, cols in by_col.items():
             # [image, window row, window column, row, column]
             tokens = first + rows[:, None, :, None] * grid.size[1] + cols[None, :, None, :]
-            kinds.append(WindowKind(tokens.flatten(0, 2).flatten(1),
-                                    *_who_sees_whom(row_kind, col_kind, device)))
+            kinds.append(
+                WindowGroup(
+                    tokens.flatten(0, 2).flatten(1), *_mask_and_valid(row_kind, col_kind, device)
+                )
+            )
     return tuple(kinds)
 
 
-def _who_sees_whom(row_kind: tuple, col_kind: tuple,
-                   device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+def _mask_and_valid(
+    row_kind: tuple, col_kind: tuple, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
     """`visible` and `real` of the windows where kinds of :func:`_axis_kinds` cross."""
     if len(set(row_kind)) == len(set(col_kind)) == 1 and row_kind[0][1] and col_kind[0][1]:
         return None, None
     (row_part, row_real), (col_part, col_real) = (
-        torch.tensor(kind, device=device).long().unbind(1) for kind in (row_kind, col_kind))
+        torch.tensor(kind, device=device).long().unbind(1) for kind in (row_kind, col_kind)
+    )
     part = (2 * row_part[:, None] + col_part).flatten()
     real = (row_real[:, None] * col_real).flatten().bool()
-    # As in _visible_keys, a padded query sees every real key.
+    # As in _attention_mask, a padded query sees every real key.
     visible = ((part[:, None] == part) | ~real[:, None]) & real
     if all(place[1] for place in row_kind + col_kind):
         return visible, None

@@ -12,7 +12,7 @@ import torch
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.errors import CheckpointError
 from tests.helpers.checkpoint_files import official_state, save_official
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 from tests.parity.implementations import NAMES
 from tests.parity.recorded import ARCH, load, state_of
 
@@ -28,8 +28,14 @@ class RunsCode:
 
 def check_refused(path, error, message, arch=ARCH, **init_cfg):
     """Loading raises the error, which names the file and the cause; the model stays as it was."""
-    model = enliven(SwinTransformerV2(arch, window_size=4, pretrained_window_sizes=4, init_cfg=dict(
-        type='Pretrained', checkpoint=str(path), **init_cfg)))
+    model = randomize_parameters(
+        SwinTransformerV2(
+            arch,
+            window_size=4,
+            pretrained_window_sizes=4,
+            init_cfg=dict(type='Pretrained', checkpoint=str(path), **init_cfg),
+        )
+    )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(error, match=message) as caught:
         model.init_weights()
@@ -51,17 +57,19 @@ def save_state(name, state, folder, legacy=False):
 
 # --- each format, cut short -----------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('part', [0.001, 0.4, 0.9, 0.9999])
 @pytest.mark.parametrize('legacy', [False, True], ids=['today', 'legacy'])
 @pytest.mark.parametrize('name', NAMES)
 def test_truncated(tmp_path, name, legacy, part):
     path = save_state(name, state_of(load(name)), tmp_path, legacy)
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(len(whole) * part)])
+    path.write_bytes(whole[: int(len(whole) * part)])
     check_refused(path, CheckpointError, 'damaged or cut short|refused by the safe loader')
 
 
 # --- each format, with something wrong in it ------------------------------------------------------
+
 
 def find(state, ending):
     return next(key for key in state if key.endswith(ending))
@@ -69,8 +77,12 @@ def find(state, ending):
 
 def fc1(state):
     """The first linear layer of the MLP of the third stage, in any format."""
-    endings = ('2.blocks.0.mlp.fc1.weight', '2.blocks.0.intermediate.dense.weight',
-               'features.5.0.mlp.0.weight', '2.blocks.0.ffn.layers.0.0.weight')
+    endings = (
+        '2.blocks.0.mlp.fc1.weight',
+        '2.blocks.0.intermediate.dense.weight',
+        'features.5.0.mlp.0.weight',
+        '2.blocks.0.ffn.layers.0.0.weight',
+    )
     return next(key for ending in endings for key in state if key.endswith(ending))
 
 
@@ -88,10 +100,19 @@ def rename(state):
 
 def remove_final_norm(state):
     """Half of the last norm, or of the first where a headless model has no last."""
-    key = next((key for key in state if key.endswith(('norm3.weight', '.layernorm.weight'))
-                or key in ('norm.weight', 'layernorm.weight')), None)
-    key = key or find(state, 'patch_embed.norm.weight' if 'layers_0' in str(state.keys())
-                      else 'embeddings.norm.weight')
+    key = next(
+        (
+            key
+            for key in state
+            if key.endswith(('norm3.weight', '.layernorm.weight'))
+            or key in ('norm.weight', 'layernorm.weight')
+        ),
+        None,
+    )
+    key = key or find(
+        state,
+        'patch_embed.norm.weight' if 'layers_0' in str(state.keys()) else 'embeddings.norm.weight',
+    )
     del state[key]
     return f'lacks: .*{key}'
 
@@ -152,8 +173,20 @@ def a_stage_is_missing(state):
     return r'lacks: .*The file holds a model of .*\(2, 1, 2, 0\)'
 
 
-CHANGES = [remove, remove_final_norm, rename, leading_zero, transpose, integers, complex_numbers,
-           nan, infinity, beyond_float32, one_block_too_many, a_stage_is_missing]
+CHANGES = [
+    remove,
+    remove_final_norm,
+    rename,
+    leading_zero,
+    transpose,
+    integers,
+    complex_numbers,
+    nan,
+    infinity,
+    beyond_float32,
+    one_block_too_many,
+    a_stage_is_missing,
+]
 
 
 @pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
@@ -165,6 +198,7 @@ def test_wrong_inside(tmp_path, name, change):
 
 
 # --- what only some formats can have wrong --------------------------------------------------------
+
 
 def query_missing(state):
     key = find(state, '0.attention.self.query.weight')
@@ -202,11 +236,19 @@ def both_names_of_the_network(state):
     return 'twice, once as layers.0.blocks.0.attn.rpe_mlp.0.weight'
 
 
-@pytest.mark.parametrize(('name', 'change'), [
-    ('Hf', query_missing), ('HfModel', query_transposed_and_cut),
-    ('Torchvision', bias_of_two_parts), ('Torchvision', nonsense_table),
-    ('Mmpretrain', flat_merging), ('Mmpretrain', nonsense_table),
-    ('Timm', both_names_of_the_network)], ids=lambda value: getattr(value, '__name__', value))
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('Hf', query_missing),
+        ('HfModel', query_transposed_and_cut),
+        ('Torchvision', bias_of_two_parts),
+        ('Torchvision', nonsense_table),
+        ('Mmpretrain', flat_merging),
+        ('Mmpretrain', nonsense_table),
+        ('Timm', both_names_of_the_network),
+    ],
+    ids=lambda value: getattr(value, '__name__', value),
+)
 def test_wrong_inside_one_format(tmp_path, name, change):
     state = state_of(load(name))
     message = change(state)
@@ -215,11 +257,14 @@ def test_wrong_inside_one_format(tmp_path, name, change):
 
 # --- files that are something else ----------------------------------------------------------------
 
+
 def v1_state():
     """A Swin V1 classifier's names."""
-    return {'patch_embed.proj.weight': torch.ones(8, 3, 4, 4),
-            'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(169, 3),
-            'layers.0.blocks.0.attn.qkv.weight': torch.ones(24, 8)}
+    return {
+        'patch_embed.proj.weight': torch.ones(8, 3, 4, 4),
+        'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(169, 3),
+        'layers.0.blocks.0.attn.qkv.weight': torch.ones(24, 8),
+    }
 
 
 def two_models():
@@ -228,7 +273,7 @@ def two_models():
 
 
 def with_value(value):
-    state = official_state(enliven(SwinTransformerV2(SMALL_ARCH)))
+    state = official_state(randomize_parameters(SwinTransformerV2(SMALL_ARCH)))
     state['layers.1.blocks.0.mlp.fc1.weight'] = value
     return state
 
@@ -238,16 +283,17 @@ def with_nothing():
 
 
 def with_table(table):
-    return with_value(torch.ones(128, 32)) | {
-        'layers.0.blocks.0.attn.relative_coords_table': table}
+    return with_value(torch.ones(128, 32)) | {'layers.0.blocks.0.attn.relative_coords_table': table}
 
 
 FILES = {
     'an empty file': (b'', 'damaged or cut short'),
     'a text file': (b'404: not found\n', 'safe loader'),
     'an HTML page': (b'<!DOCTYPE html><html><body>Sign in</body></html>', 'safe loader'),
-    'a git-lfs pointer': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
-                          'safe loader'),
+    'a git-lfs pointer': (
+        b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
+        'safe loader',
+    ),
     'zeros': (bytes(5000), 'safe loader|damaged'),
     'a zip of something else': (b'PK\x03\x04' + bytes(300), 'damaged'),
     'JSON': (json.dumps({'state_dict': {}}).encode(), 'safe loader'),
@@ -258,22 +304,31 @@ FILES = {
     'another network': ({'conv1.weight': torch.ones(2)}, 'not a SwinV2 file: .*conv1.weight'),
     'a Swin V1 file': (v1_state(), r'Swin Transformer V1 file \(relative_position_bias_table\)'),
     'two SwinV2 models': (two_models(), "several SwinV2 models; .*'student.', 'teacher.'"),
-    'weights nested twice': ({'model_ema': v1_state(), 'weights': {'module': with_nothing()}},
-                             'not a SwinV2 file'),
-    'several sets of weights': ({'model_ema': with_value(torch.ones(128, 32)),
-                                 'weights': with_value(torch.ones(128, 32))},
-                                'several sets of weights: model_ema, weights; write the one'),
-    'arguments beside the weights': ({'state_dict': {}, 'args': argparse.Namespace(lr=1)},
-                                     'it holds argparse.Namespace, which takes code to unpickle$'),
-    'float8': (with_value(torch.full((128, 32), torch.nan).to(torch.float8_e4m3fn)),
-               'NaN or infinity in layers.1.blocks.0.mlp.fc1.weight'),
+    'weights nested twice': (
+        {'model_ema': v1_state(), 'weights': {'module': with_nothing()}},
+        'not a SwinV2 file',
+    ),
+    'several sets of weights': (
+        {'model_ema': with_value(torch.ones(128, 32)), 'weights': with_value(torch.ones(128, 32))},
+        'several sets of weights: model_ema, weights; write the one',
+    ),
+    'arguments beside the weights': (
+        {'state_dict': {}, 'args': argparse.Namespace(lr=1)},
+        'it holds argparse.Namespace, which takes code to unpickle$',
+    ),
+    'float8': (
+        with_value(torch.full((128, 32), torch.nan).to(torch.float8_e4m3fn)),
+        'NaN or infinity in layers.1.blocks.0.mlp.fc1.weight',
+    ),
     'a table without rows': (with_table(torch.zeros(1, 0, 15, 2)), 'coords_table is torch.float'),
     'a table of integers': (with_table(torch.ones(1, 15, 15, 2).long()), 'is torch.int64'),
     'a list for a tensor': (with_value([1.0]), 'fc1.weight is a list, not a tensor'),
     'a sparse tensor': (with_value(torch.ones(128, 32).to_sparse()), 'fc1.weight is a torch.spar'),
     'a meta tensor': (with_value(torch.ones(128, 32, device='meta')), 'fc1.weight is a meta'),
-    'a quantised tensor': (with_value(torch.quantize_per_tensor(torch.ones(128, 32), 0.1, 0,
-                                                                torch.qint8)), 'quantized'),
+    'a quantized tensor': (
+        with_value(torch.quantize_per_tensor(torch.ones(128, 32), 0.1, 0, torch.qint8)),
+        'quantized',
+    ),
 }
 
 
@@ -292,9 +347,11 @@ def test_a_directory_and_a_missing_file(tmp_path):
     check_refused(tmp_path / 'absent.pth', FileNotFoundError, 'no such file')
 
 
-@pytest.mark.parametrize('wrap', [
-    pickle.dumps, lambda obj: pickle.dumps({'model': obj}), lambda obj: pickle.dumps([obj], 0)],
-    ids=['bare', 'in a dict', 'protocol 0'])
+@pytest.mark.parametrize(
+    'wrap',
+    [pickle.dumps, lambda obj: pickle.dumps({'model': obj}), lambda obj: pickle.dumps([obj], 0)],
+    ids=['bare', 'in a dict', 'protocol 0'],
+)
 def test_a_pickle_that_runs_code(tmp_path, monkeypatch, wrap):
     monkeypatch.setenv('PICKLE_TRAP', str(tmp_path / 'code_has_run'))
     path = tmp_path / 'file.pth'
@@ -308,10 +365,17 @@ def test_a_pickle_that_runs_code(tmp_path, monkeypatch, wrap):
     assert not (tmp_path / 'code_has_run').exists()
 
 
-@pytest.mark.parametrize('content', [b'', b'not safetensors at all', b'\xff' * 64,
-                                     (2**40).to_bytes(8, 'little') + b'{}',
-                                     (2).to_bytes(8, 'little') + b'{]'],
-                         ids=['empty', 'text', 'huge header', 'header beyond the end', 'no JSON'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'not safetensors at all',
+        b'\xff' * 64,
+        (2**40).to_bytes(8, 'little') + b'{}',
+        (2).to_bytes(8, 'little') + b'{]',
+    ],
+    ids=['empty', 'text', 'huge header', 'header beyond the end', 'no JSON'],
+)
 def test_bad_safetensors(tmp_path, content):
     path = tmp_path / 'model.safetensors'
     path.write_bytes(content)
@@ -321,22 +385,27 @@ def test_bad_safetensors(tmp_path, content):
 @pytest.mark.parametrize('noted', ['[[8, 8]', '"8"', '[[0, 8]]', '[[8, 8], [8, 8, 8]]', '{}'])
 def test_bad_safetensors_metadata(tmp_path, noted):
     path = tmp_path / 'model.safetensors'
-    safetensors_torch.save_file(state_of(load('Timm')), path,
-                                metadata={'pretrained_window_sizes': noted})
+    safetensors_torch.save_file(
+        state_of(load('Timm')), path, metadata={'pretrained_window_sizes': noted}
+    )
     check_refused(path, CheckpointError, 'its metadata has pretrained_window_sizes=')
 
 
-@pytest.mark.parametrize(('config', 'message'), [
-    ('{', 'cannot be read'), ('{"model_type": "swinv2", "window_size": "8"}', 'tells no windows'),
-    ('{"model_type": "swinv2", "pretrained_window_sizes": [8]}', 'tells no windows'),
-    ('{"model_type": "swinv2", "window_size": 0}', 'tells no windows'),
-    ('{"model_type": "swinv2", "window_size": 8, "image_size": 8}', 'tells no windows'),
-    ('{"model_type": "swinv2", "window_size": true}', 'tells no windows'),
-    ('{"model_type": "swinv2", "pretrained_window_sizes": [-1, 8, 8, 8]}', 'tells no windows'),
-    ('[' * 100000, 'cannot be read'),
-    ('{"model_type": "swinv2", "hidden_act": "relu"}', "has hidden_act='relu'; the backbone "),
-    ('{"model_type": "swinv2", "layer_norm_eps": 1e-3}', 'has layer_norm_eps=0.001; the'),
-])
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ('{', 'cannot be read'),
+        ('{"model_type": "swinv2", "window_size": "8"}', 'tells no windows'),
+        ('{"model_type": "swinv2", "pretrained_window_sizes": [8]}', 'tells no windows'),
+        ('{"model_type": "swinv2", "window_size": 0}', 'tells no windows'),
+        ('{"model_type": "swinv2", "window_size": 8, "image_size": 8}', 'tells no windows'),
+        ('{"model_type": "swinv2", "window_size": true}', 'tells no windows'),
+        ('{"model_type": "swinv2", "pretrained_window_sizes": [-1, 8, 8, 8]}', 'tells no windows'),
+        ('[' * 100000, 'cannot be read'),
+        ('{"model_type": "swinv2", "hidden_act": "relu"}', "has hidden_act='relu'; the backbone "),
+        ('{"model_type": "swinv2", "layer_norm_eps": 1e-3}', 'has layer_norm_eps=0.001; the'),
+    ],
+)
 def test_bad_config_beside_it(tmp_path, config, message):
     path = save_state('HfModel', state_of(load('HfModel')), tmp_path)
     (tmp_path / 'config.json').write_text(config)
@@ -344,26 +413,48 @@ def test_bad_config_beside_it(tmp_path, config, message):
 
 
 def test_wrong_hash(tmp_path):
-    path = save_official(enliven(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2-0123456f.pth')
-    check_refused(path, CheckpointError,
-                  'its sha256 is [0-9a-f]{8}, but its name says 0123456f: it is damaged',
-                  arch=SMALL_ARCH)
-    path = save_official(enliven(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2.pth')
-    check_refused(path, CheckpointError, "sha256='89abcdef89' was asked for", arch=SMALL_ARCH,
-                  sha256='89abcdef89')
+    path = save_official(
+        randomize_parameters(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2-0123456f.pth'
+    )
+    check_refused(
+        path,
+        CheckpointError,
+        'its sha256 is [0-9a-f]{8}, but its name says 0123456f: it is damaged',
+        arch=SMALL_ARCH,
+    )
+    path = save_official(
+        randomize_parameters(SwinTransformerV2(SMALL_ARCH)), tmp_path / 'swinv2.pth'
+    )
+    check_refused(
+        path,
+        CheckpointError,
+        "sha256='89abcdef89' was asked for",
+        arch=SMALL_ARCH,
+        sha256='89abcdef89',
+    )
 
 
 @pytest.mark.parametrize('setting', [dict(in_channels=1), dict(patch_size=2), dict(mlp_ratio=2)])
 def test_another_setting_is_named(tmp_path, setting):
-    torch.save(SwinTransformerV2(ARCH, pretrained_window_sizes=4, **setting).state_dict(),
-               tmp_path / 'other.pth')
-    check_refused(tmp_path / 'other.pth', CheckpointError,
-                  f'shapes differ: .* The file was made with another {next(iter(setting))}')
+    torch.save(
+        SwinTransformerV2(ARCH, pretrained_window_sizes=4, **setting).state_dict(),
+        tmp_path / 'other.pth',
+    )
+    check_refused(
+        tmp_path / 'other.pth',
+        CheckpointError,
+        f'shapes differ: .* The file was made with another {next(iter(setting))}',
+    )
 
 
-@pytest.mark.parametrize(('file', 'backbone'), [('base', 'tiny'), ('tiny', 'small'),
-                                                ('small', 'base')])
+@pytest.mark.parametrize(
+    ('file', 'backbone'), [('base', 'tiny'), ('tiny', 'small'), ('small', 'base')]
+)
 def test_another_architecture_is_named(tmp_path, file, backbone):
     torch.save(SwinTransformerV2(file).half().state_dict(), tmp_path / 'other.pth')
-    check_refused(tmp_path / 'other.pth', CheckpointError,
-                  f"The file holds '{file}', the backbone is '{backbone}'", arch=backbone)
+    check_refused(
+        tmp_path / 'other.pth',
+        CheckpointError,
+        f"The file holds '{file}', the backbone is '{backbone}'",
+        arch=backbone,
+    )

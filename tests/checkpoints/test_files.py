@@ -26,8 +26,10 @@ def test_the_content_tells_the_container(tmp_path, name, safetensors):
     write_checkpoint(STATE, tmp_path / name, windows=[(8, 8), (4, 6)], safetensors=safetensors)
     read = read_checkpoint(tmp_path / name)
     assert read.keys() == STATE.keys()
-    assert all(torch.equal(read[key], value) and read[key].dtype == value.dtype
-               for key, value in STATE.items())
+    assert all(
+        torch.equal(read[key], value) and read[key].dtype == value.dtype
+        for key, value in STATE.items()
+    )
     noted = read._metadata['']['pretrained_window_sizes']
     assert [tuple(pair) for pair in noted] == [(8, 8), (4, 6)]
 
@@ -35,8 +37,9 @@ def test_the_content_tells_the_container(tmp_path, name, safetensors):
 def test_tensors_that_share_memory_are_written_apart(tmp_path):
     pytest.importorskip('safetensors')
     whole = torch.arange(6.0)
-    write_checkpoint(dict(zip('abc', whole.chunk(3), strict=True)), tmp_path / 'w.safetensors',
-                     safetensors=True)
+    write_checkpoint(
+        dict(zip('abc', whole.chunk(3), strict=True)), tmp_path / 'w.safetensors', safetensors=True
+    )
     assert torch.equal(read_checkpoint(tmp_path / 'w.safetensors')['b'], whole[2:4])
 
 
@@ -50,13 +53,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['w.pth']
 
 
-@pytest.mark.parametrize(('name', 'digits'), [
-    ('swinv2-tiny-w8_3rdparty_in1k-256px_20220803-e318968f.pth', 'e318968f'),
-    ('swin_v2_t-b137f0e2.pth', 'b137f0e2'),
-    ('swinv2_tiny_patch4_window8_256.pth', None),
-    ('run-20240101.pth', None),  # a date
-    ('job-19283746.pth', None),
-    ('model.safetensors', None)])
+@pytest.mark.parametrize(
+    ('name', 'digits'),
+    [
+        ('swinv2-tiny-w8_3rdparty_in1k-256px_20220803-e318968f.pth', 'e318968f'),
+        ('swin_v2_t-b137f0e2.pth', 'b137f0e2'),
+        ('swinv2_tiny_patch4_window8_256.pth', None),
+        ('run-20240101.pth', None),  # a date
+        ('job-19283746.pth', None),
+        ('model.safetensors', None),
+    ],
+)
 def test_hash_in_name(name, digits):
     assert hash_in_name(name) == digits
 
@@ -78,6 +85,7 @@ def test_right_hashes_pass(tmp_path):
 
 def test_without_safetensors_one_line_says_what_to_install(tmp_path, monkeypatch):
     from swinv2_backbone.checkpoints import files
+
     monkeypatch.setattr(files, 'find_spec', lambda name: None)
     (tmp_path / 'w.safetensors').write_bytes(b'')
     with pytest.raises(ImportError, match='safetensors is not installed: run `pip install'):

@@ -10,10 +10,10 @@ import torch
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints import download
-from swinv2_backbone.checkpoints.export import export_state
+from swinv2_backbone.checkpoints.export import from_backbone
 from swinv2_backbone.checkpoints.formats import FORMATS
 from tests.checkpoints.test_pretrained_windows import hf_config, windows_of
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 constants = pytest.importorskip('huggingface_hub.constants')
 save_file = pytest.importorskip('safetensors.torch').save_file
@@ -70,17 +70,27 @@ def use_endpoint(monkeypatch, endpoint):
 
 def publish(folder, **files):
     folder.mkdir(parents=True)
-    model = enliven(SwinTransformerV2(SMALL_ARCH))
-    state = export_state({key: value for key, value in model.state_dict().items()
-                          if key.startswith(('patch_embed', 'layers', 'norm3'))}, {}, FORMATS['hf'])
+    model = randomize_parameters(SwinTransformerV2(SMALL_ARCH))
+    state = from_backbone(
+        {
+            key: value
+            for key, value in model.state_dict().items()
+            if key.startswith(('patch_embed', 'layers', 'norm3'))
+        },
+        {},
+        FORMATS['hf'],
+    )
     for name, write in files.items():
         write(state, folder / name.replace('__', '.'))
     return model
 
 
 def load(checkpoint, setting='auto', **init_cfg):
-    model = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=setting, init_cfg=dict(
-        type='Pretrained', checkpoint=checkpoint, **init_cfg))
+    model = SwinTransformerV2(
+        SMALL_ARCH,
+        pretrained_window_sizes=setting,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **init_cfg),
+    )
     model.init_weights()
     return model
 
@@ -94,8 +104,9 @@ def test_the_file_and_its_windows_are_found(local_hub):
     original = publish(served / 'owner/name', model__safetensors=save_file, config__json=config)
     for address in ('hf://owner/name', 'hf://owner/name/model.safetensors', 'hf://owner/name@v2'):
         model = load(address)
-        assert torch.equal(model.layers[3].blocks[1].mlp.fc2.weight,
-                           original.layers[3].blocks[1].mlp.fc2.weight)
+        assert torch.equal(
+            model.layers[3].blocks[1].mlp.fc2.weight, original.layers[3].blocks[1].mlp.fc2.weight
+        )
         assert windows_of(model) == [(16, 16)] * 3 + [(8, 8)]
     assert any('/resolve/v2/' in path for path in requests)
 
@@ -103,8 +114,9 @@ def test_the_file_and_its_windows_are_found(local_hub):
 def test_older_files_are_found(local_hub):
     original = publish(local_hub[0] / 'owner/name', pytorch_model__bin=torch.save)
     model = load('hf://owner/name', setting=8)
-    assert torch.equal(model.layers[2].blocks[0].attn.qkv.weight,
-                       original.layers[2].blocks[0].attn.qkv.weight)
+    assert torch.equal(
+        model.layers[2].blocks[0].attn.qkv.weight, original.layers[2].blocks[0].attn.qkv.weight
+    )
 
 
 def test_a_file_in_a_folder_with_its_config(local_hub):
@@ -112,16 +124,21 @@ def test_a_file_in_a_folder_with_its_config(local_hub):
     assert windows_of(load('hf://owner/name/sub/model.safetensors'))[0] == (16, 16)
 
 
-@pytest.mark.parametrize(('address', 'message'), [
-    ('hf://owner/name', r'model\.safetensors: .*404.*; pytorch_model\.bin: .*404'),
-    ('hf://owner/name/absent.bin', r'absent\.bin: .*404'),
-    ('hf://owner/nobody', 'model.safetensors: .*40'),
-    ('hf://owner/na me', 'na me'),
-])
+@pytest.mark.parametrize(
+    ('address', 'message'),
+    [
+        ('hf://owner/name', r'model\.safetensors: .*404.*; pytorch_model\.bin: .*404'),
+        ('hf://owner/name/absent.bin', r'absent\.bin: .*404'),
+        ('hf://owner/nobody', 'model.safetensors: .*40'),
+        ('hf://owner/na me', 'na me'),
+    ],
+)
 def test_what_is_not_there(local_hub, address, message):
     publish(local_hub[0] / 'owner/name', config__json=config)
-    with pytest.raises(ConnectionError, match=f'checkpoint {address}: could not be fetched from '
-                       f'the hub .*{message}'):
+    with pytest.raises(
+        ConnectionError,
+        match=f'checkpoint {address}: could not be fetched from the hub .*{message}',
+    ):
         load(address)
 
 
@@ -146,6 +163,9 @@ def test_a_wrong_hash(local_hub):
 
 def test_without_huggingface_hub_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(download, 'find_spec', lambda name: None)
-    with pytest.raises(ImportError, match=r'checkpoint hf://owner/name: huggingface_hub is not '
-                       r'installed: run `pip install huggingface_hub safetensors`'):
+    with pytest.raises(
+        ImportError,
+        match=r'checkpoint hf://owner/name: huggingface_hub is not '
+        r'installed: run `pip install huggingface_hub safetensors`',
+    ):
         load('hf://owner/name')

@@ -13,16 +13,17 @@ from mmengine.model import BaseModule
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.convert import CheckpointError
 from tests.helpers.checkpoint_files import official_state, save_official
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 
 def build(checkpoint, **kwargs):
-    return SwinTransformerV2(SMALL_ARCH, **kwargs,
-                             init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)))
+    return SwinTransformerV2(
+        SMALL_ARCH, **kwargs, init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint))
+    )
 
 
 def source():
-    return enliven(SwinTransformerV2(SMALL_ARCH))
+    return randomize_parameters(SwinTransformerV2(SMALL_ARCH))
 
 
 @pytest.fixture
@@ -55,9 +56,10 @@ def test_official_file(tmp_path, wrapper, log_lines):
     count = len(model.state_dict()) - 6
     assert line == (
         f'SwinTransformerV2: loaded {count} parameters from {path} (official format); newly '
-        'initialised: norm0, norm1, norm2; dropped: relative_coords_table (8), '
+        'initialized: norm0, norm1, norm2; dropped: relative_coords_table (8), '
         'relative_position_index (8), attn_mask (4), head; pretrained windows: 8 (told by '
-        'relative_coords_table)')
+        'relative_coords_table)'
+    )
 
 
 def test_own_file_of_a_segmentor(tmp_path):
@@ -87,8 +89,9 @@ def test_stages_left_out_are_dropped_and_said(tmp_path, log_lines):
     model = build(save_official(original, tmp_path / 'official.pth'), out_indices=(0, 1))
     model.init_weights()
     assert_loaded(model, original, new=('norm0', 'norm1'))
-    assert any('layers.1 (3)' in line and 'layers.2 (' in line and 'norm3' in line
-               for line in log_lines)
+    assert any(
+        'layers.1 (3)' in line and 'layers.2 (' in line and 'norm3' in line for line in log_lines
+    )
 
 
 def test_inside_another_module(tmp_path):
@@ -103,7 +106,7 @@ def test_inside_another_module(tmp_path):
     assert_loaded(segmentor.backbone, original)
 
 
-def test_other_initialisers_run_first(tmp_path):
+def test_other_initializers_run_first(tmp_path):
     original = source()
     model = build(save_official(original, tmp_path / 'official.pth'))
     model.init_cfg = [model.init_cfg, dict(type='Constant', layer='LayerNorm', val=7.0)]
@@ -115,13 +118,21 @@ def test_other_initialisers_run_first(tmp_path):
 
 def test_half_precision_file_loads_into_float32(tmp_path):
     original, path = source(), tmp_path / 'half.pth'
-    torch.save({'model': {key: value.half() if value.is_floating_point() else value
-                          for key, value in official_state(original).items()}}, path)
+    torch.save(
+        {
+            'model': {
+                key: value.half() if value.is_floating_point() else value
+                for key, value in official_state(original).items()
+            }
+        },
+        path,
+    )
     model = build(path)
     model.init_weights()
     assert model.patch_embed.proj.weight.dtype == torch.float32
-    torch.testing.assert_close(model.patch_embed.proj.weight,
-                               original.patch_embed.proj.weight.half().float())
+    torch.testing.assert_close(
+        model.patch_embed.proj.weight, original.patch_embed.proj.weight.half().float()
+    )
 
 
 @pytest.mark.parametrize('windows', [16, [16, 16, 16, 8], [12, 12, 12, 6], (6, 4)], ids=str)
@@ -136,12 +147,21 @@ def test_wrong_pretrained_windows_are_refused_and_the_right_named(tmp_path, wind
     model.init_weights()
     assert_loaded(model, trained)
     assert [s.pretrained_window for s in model.layers] == [
-        s.pretrained_window for s in trained.layers]
+        s.pretrained_window for s in trained.layers
+    ]
 
 
-@pytest.mark.parametrize('table', [
-    torch.zeros(15, 15), torch.zeros(1, 15, 15, 2), torch.full((1, 15, 15, 2), torch.nan),
-    torch.full((1, 15, 15, 2), 1e6), [1.0, 2.0]], ids=['2-D', 'zeros', 'NaN', 'huge', 'a list'])
+@pytest.mark.parametrize(
+    'table',
+    [
+        torch.zeros(15, 15),
+        torch.zeros(1, 15, 15, 2),
+        torch.full((1, 15, 15, 2), torch.nan),
+        torch.full((1, 15, 15, 2), 1e6),
+        [1.0, 2.0],
+    ],
+    ids=['2-D', 'zeros', 'NaN', 'huge', 'a list'],
+)
 def test_a_table_that_tells_no_window(tmp_path, table):
     state = official_state(source())
     state['layers.1.blocks.0.attn.relative_coords_table'] = table
@@ -159,22 +179,25 @@ def test_misspelt_init_cfg(cfg):
 
 # --- URLs -----------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A web server on this machine, and an empty torch.hub cache."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
 
         def copyfile(self, source, outputfile):
             whole = source.read()
-            outputfile.write(whole[:len(whole) // 2] if 'cut' in self.path else whole)
+            outputfile.write(whole[: len(whole) // 2] if 'cut' in self.path else whole)
 
     served = tmp_path / 'served'
     served.mkdir()
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
-                                            functools.partial(Quiet, directory=served))
+    httpd = http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(Quiet, directory=served)
+    )
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield served, f'http://127.0.0.1:{httpd.server_port}'
     httpd.shutdown()
@@ -203,7 +226,7 @@ def test_files_of_one_name_are_not_confused(server):
     served, url = server
     for folder, seed in (('a', 1), ('b', 2)):
         (served / folder).mkdir()
-        original = enliven(SwinTransformerV2(SMALL_ARCH), seed)
+        original = randomize_parameters(SwinTransformerV2(SMALL_ARCH), seed)
         save_official(original, served / folder / 'pytorch_model.bin')
         model = build(f'{url}/{folder}/pytorch_model.bin')
         model.init_weights()
@@ -251,9 +274,15 @@ def test_unusual_wrappers(tmp_path, wrapper):
 
 def test_the_averaged_weights_beside_the_weights_are_left_and_named(tmp_path, log_lines):
     """timm trains with both; its own loader takes state_dict unless told otherwise."""
-    original, averaged = source(), enliven(SwinTransformerV2(SMALL_ARCH), seed=5)
-    torch.save({'state_dict': official_state(original), 'model': {'arch': 'a name'},
-                'state_dict_ema': official_state(averaged)}, tmp_path / 'x.pth')
+    original, averaged = source(), randomize_parameters(SwinTransformerV2(SMALL_ARCH), seed=5)
+    torch.save(
+        {
+            'state_dict': official_state(original),
+            'model': {'arch': 'a name'},
+            'state_dict_ema': official_state(averaged),
+        },
+        tmp_path / 'x.pth',
+    )
     model = build(tmp_path / 'x.pth')
     model.init_weights()
     assert_loaded(model, original)
@@ -262,10 +291,13 @@ def test_the_averaged_weights_beside_the_weights_are_left_and_named(tmp_path, lo
 
 def test_marks_of_torchs_wrappers(tmp_path):
     original = source()
-    state = {key.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.'): value
-             for key, value in original.state_dict().items()}
-    torch.save({f'module._orig_mod.{key}': value for key, value in state.items()},
-               tmp_path / 'x.pth')
+    state = {
+        key.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.'): value
+        for key, value in original.state_dict().items()
+    }
+    torch.save(
+        {f'module._orig_mod.{key}': value for key, value in state.items()}, tmp_path / 'x.pth'
+    )
     model = build(tmp_path / 'x.pth')
     model.init_weights()
     assert_loaded(model, original, new=('nothing',))
@@ -273,11 +305,23 @@ def test_marks_of_torchs_wrappers(tmp_path):
 
 def test_simmims_file(tmp_path):
     original = source()
-    state = {f'encoder.{key.replace("cpb_mlp", "rpe_mlp")}': value
-             for key, value in official_state(original).items() if not key.startswith('head')}
-    torch.save({'model': {**state, 'encoder.mask_token': torch.zeros(1, 1, 16),
-                          'decoder.0.weight': torch.ones(2, 2), 'decoder.0.bias': torch.ones(2)},
-                'epoch': 799}, tmp_path / 'x.pth')
+    state = {
+        f'encoder.{key.replace("cpb_mlp", "rpe_mlp")}': value
+        for key, value in official_state(original).items()
+        if not key.startswith('head')
+    }
+    torch.save(
+        {
+            'model': {
+                **state,
+                'encoder.mask_token': torch.zeros(1, 1, 16),
+                'decoder.0.weight': torch.ones(2, 2),
+                'decoder.0.bias': torch.ones(2),
+            },
+            'epoch': 799,
+        },
+        tmp_path / 'x.pth',
+    )
     model = build(tmp_path / 'x.pth')
     model.init_weights()
     assert_loaded(model, original)

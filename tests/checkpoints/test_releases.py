@@ -45,17 +45,29 @@ def test_urls_are_different():
     assert len({release.url for release in RELEASES.values()}) == len(RELEASES) > 45
 
 
-@pytest.mark.parametrize(('source', 'name'), [
-    ('swinv2://swin_v2_t-b137f0e2', 'swin_v2_t-b137f0e2'),
-    ('https://elsewhere.org/mirror/swinv2_tiny_patch4_window16_256.pth?download=1',
-     'swinv2_tiny_patch4_window16_256'),
-    ('/data/swinv2_tiny_patch4_window16_256.pth', 'swinv2_tiny_patch4_window16_256'),
-    ('swinv2_tiny_window8_256.ms_in1k.safetensors', 'timm/swinv2_tiny_window8_256.ms_in1k'),
-    ('hf://timm/swinv2_tiny_window8_256.ms_in1k@main/model.safetensors',
-     'timm/swinv2_tiny_window8_256.ms_in1k'),
-    ('hf://microsoft/swinv2-tiny-patch4-window8-256', 'microsoft/swinv2-tiny-patch4-window8-256'),
-    ('hf://someone/swinv2-tiny-patch4-window8-256', None),
-    ('my_swinv2_tiny_patch4_window16_256.pth', None), ('model.safetensors', None)])
+@pytest.mark.parametrize(
+    ('source', 'name'),
+    [
+        ('swinv2://swin_v2_t-b137f0e2', 'swin_v2_t-b137f0e2'),
+        (
+            'https://elsewhere.org/mirror/swinv2_tiny_patch4_window16_256.pth?download=1',
+            'swinv2_tiny_patch4_window16_256',
+        ),
+        ('/data/swinv2_tiny_patch4_window16_256.pth', 'swinv2_tiny_patch4_window16_256'),
+        ('swinv2_tiny_window8_256.ms_in1k.safetensors', 'timm/swinv2_tiny_window8_256.ms_in1k'),
+        (
+            'hf://timm/swinv2_tiny_window8_256.ms_in1k@main/model.safetensors',
+            'timm/swinv2_tiny_window8_256.ms_in1k',
+        ),
+        (
+            'hf://microsoft/swinv2-tiny-patch4-window8-256',
+            'microsoft/swinv2-tiny-patch4-window8-256',
+        ),
+        ('hf://someone/swinv2-tiny-patch4-window8-256', None),
+        ('my_swinv2_tiny_patch4_window16_256.pth', None),
+        ('model.safetensors', None),
+    ],
+)
 def test_find_release(source, name):
     assert find_release(source) is RELEASES.get(name)
 
@@ -64,14 +76,22 @@ def test_resolve():
     assert resolve('swinv2://swin_v2_t-b137f0e2') == RELEASES['swin_v2_t-b137f0e2'].url
     for address in ('x.pth', 'https://host/x.pth', 'hf://a/b'):
         assert resolve(address) == address
-    with pytest.raises(ValueError, match=r"got 'swinv2://swinv2_tiny_w8_256', allowed after .* "
-                       'such as .*swinv2_tiny_patch4_window8_256'):
+    with pytest.raises(
+        ValueError,
+        match=r"got 'swinv2://swinv2_tiny_w8_256', allowed after .* "
+        'such as .*swinv2_tiny_patch4_window8_256',
+    ):
         resolve('swinv2://swinv2_tiny_w8_256')
 
 
 def test_the_command_shows_them_all():
-    result = subprocess.run([sys.executable, '-m', 'swinv2_backbone'], capture_output=True,
-                            text=True, cwd=ROOT, check=True)
+    result = subprocess.run(
+        [sys.executable, '-m', 'swinv2_backbone'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
     lines = result.stdout.splitlines()
     assert lines[0].split()[:3] == ['name', 'format', 'arch']
     assert [line.split()[0] for line in lines[1:]] == list(RELEASES)
@@ -83,11 +103,15 @@ def test_the_command_shows_them_all():
 
 def test_no_address_stands_twice():
     """In the package, configs, tools and README; the table composes its own."""
-    texts = [path.read_text() for folder in ('swinv2_backbone', 'configs', 'tools')
-             for path in (ROOT / folder).rglob('*.py')] + [(ROOT / 'README.md').read_text()]
+    texts = [
+        path.read_text()
+        for folder in ('swinv2_backbone', 'configs', 'tools')
+        for path in (ROOT / folder).rglob('*.py')
+    ] + [(ROOT / 'README.md').read_text()]
     for release in RELEASES.values():
         assert not any(release.url in text for text in texts), release.url
     table = (ROOT / 'swinv2_backbone' / 'releases.py').read_text()
-    for folder in {release.url.rpartition('/')[0].removesuffix('/pretrain')
-                   for release in RELEASES.values()}:
+    for folder in {
+        release.url.rpartition('/')[0].removesuffix('/pretrain') for release in RELEASES.values()
+    }:
         assert table.count(folder + '/{}') == 1, folder

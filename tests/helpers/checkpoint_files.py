@@ -17,8 +17,10 @@ def official_state(model, window=None):
         height, width = window or stage.pretrained_window
         tokens = height * width
         # Written out: the tables are what tells the loader the window.
-        axes = [8 * torch.arange(1 - w, w) / (p - 1)
-                for w, p in zip((height, width), stage.pretrained_window, strict=True)]
+        axes = [
+            8 * torch.arange(1 - w, w) / (p - 1)
+            for w, p in zip((height, width), stage.pretrained_window, strict=True)
+        ]
         table = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
         table = table.sign() * torch.log2(1 + table.abs()) / 3
         for j in range(len(stage.blocks)):

@@ -11,26 +11,39 @@ import torch
 import torch.nn.functional as F
 
 
-def dense_forward(state, picture, depths, num_heads, windows, pretrained_windows, patch_size=4):
+def dense_forward(state, image, depths, num_heads, windows, pretrained_windows, patch_size=4):
     """Feature maps ``(B, C, H, W)`` of all stages, float64.
 
     `windows` and `pretrained_windows` are one (height, width) pair a stage.
     """
     p = {key: value.double() for key, value in state.items()}
-    picture = picture.double()
-    picture = F.pad(picture, (0, -picture.shape[3] % patch_size, 0, -picture.shape[2] % patch_size))
-    x = F.conv2d(picture, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'],
-                 stride=patch_size)
+    image = image.double()
+    image = F.pad(image, (0, -image.shape[3] % patch_size, 0, -image.shape[2] % patch_size))
+    x = F.conv2d(image, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'], stride=patch_size)
     x = norm(x.permute(0, 2, 3, 1), p, 'patch_embed.norm')
     outputs = []
     for i, depth in enumerate(depths):
         for j in range(depth):
             name = f'layers.{i}.blocks.{j}'
-            x = x + norm(attend_all(x, p, f'{name}.attn', num_heads[i], windows[i],
-                                    pretrained_windows[i], shifted=j % 2 == 1), p, f'{name}.norm1')
+            x = x + norm(
+                attend_all(
+                    x,
+                    p,
+                    f'{name}.attn',
+                    num_heads[i],
+                    windows[i],
+                    pretrained_windows[i],
+                    shifted=j % 2 == 1,
+                ),
+                p,
+                f'{name}.norm1',
+            )
             hidden = F.gelu(F.linear(x, p[f'{name}.mlp.fc1.weight'], p[f'{name}.mlp.fc1.bias']))
-            x = x + norm(F.linear(hidden, p[f'{name}.mlp.fc2.weight'], p[f'{name}.mlp.fc2.bias']),
-                         p, f'{name}.norm2')
+            x = x + norm(
+                F.linear(hidden, p[f'{name}.mlp.fc2.weight'], p[f'{name}.mlp.fc2.bias']),
+                p,
+                f'{name}.norm2',
+            )
         outputs.append(norm(x, p, f'norm{i}').permute(0, 3, 1, 2))
         if i < len(depths) - 1:
             x = merge_patches(x, p, f'layers.{i}.downsample')
@@ -46,8 +59,9 @@ def merge_patches(x, p, name):
     out = x.new_zeros(batch, math.ceil(height / 2), math.ceil(width / 2), 4 * channels)
     for position, (row, col) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
         part = x[:, row::2, col::2]
-        out[:, :part.shape[1], :part.shape[2],
-            position * channels:(position + 1) * channels] = part
+        out[
+            :, : part.shape[1], : part.shape[2], position * channels : (position + 1) * channels
+        ] = part
     return norm(F.linear(out, p[f'{name}.reduction.weight']), p, f'{name}.norm')
 
 
@@ -55,8 +69,9 @@ def attend_all(x, p, name, num_heads, window, pretrained, shifted):
     batch, height, width, channels = x.shape
     row = torch.arange(height).repeat_interleave(width)
     col = torch.arange(width).repeat(height)
-    visible = (same_window(row, height, window[0], shifted)
-               & same_window(col, width, window[1], shifted))
+    visible = same_window(row, height, window[0], shifted) & same_window(
+        col, width, window[1], shifted
+    )
     tokens = x.reshape(batch, height * width, channels)
     wq, wk, wv = p[f'{name}.qkv.weight'].chunk(3)
     q = heads(F.linear(tokens, wq, p[f'{name}.q_bias']), num_heads)

@@ -9,7 +9,7 @@ TINY = dict(arch='tiny', drop_path_rate=0.0)
 SMALL_ARCH = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 
 
-def enliven(model, seed=0, above_clamp=False):
+def randomize_parameters(model, seed=0, above_clamp=False):
     """Random weights that make every part matter.
 
     Post-norms away from 0 and 1, logit scales away from ln 10, a position bias that varies by
@@ -33,5 +33,5 @@ def enliven(model, seed=0, above_clamp=False):
             elif name.endswith('bias'):
                 normal(p, 0, 0.2)
             else:
-                normal(p, 0, p[0].numel()**-0.5)
+                normal(p, 0, p[0].numel() ** -0.5)
     return model

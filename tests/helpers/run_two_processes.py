@@ -14,11 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def work(rank, config, work_dir):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
-                      MASTER_ADDR='127.0.0.1', MASTER_PORT='29517')
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE='2',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT='29517',
+    )
     dist.init_process_group('gloo')
     from tools import train
     from tools.utils import cli
+
     sys.argv = ['train.py', config, '--work-dir', work_dir, '--launcher', 'pytorch']
     cli.run(train.main)
     dist.destroy_process_group()

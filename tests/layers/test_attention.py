@@ -7,23 +7,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from swinv2_backbone.layers.attention import WindowAttention, cosine_attention, unit_vectors
+from swinv2_backbone.layers.attention import WindowAttention, cosine_attention, normalize
 from swinv2_backbone.layers.windows import WindowGrid
-from tests.helpers.models import enliven
+from tests.helpers.models import randomize_parameters
 
 WINDOW = (4, 4)
 
 
 @pytest.fixture
 def attention():
-    return enliven(WindowAttention(16, 4)).eval()
+    return randomize_parameters(WindowAttention(16, 4)).eval()
 
 
 def test_unit_vectors_of_zero_have_no_gradient():
     x = torch.randn(3, 5)
     x[1] = 0
     x.requires_grad_()
-    unit = unit_vectors(x)
+    unit = normalize(x)
     assert torch.equal(unit[1], torch.zeros(5))
     torch.testing.assert_close(unit[[0, 2]].norm(dim=-1), torch.ones(2))
     unit.sum().backward()
@@ -34,14 +34,14 @@ def test_unit_vectors_of_zero_have_no_gradient():
 @pytest.mark.parametrize('length', [1e-8, 1e-11, 1e-13, 1e-18, 1e-30])
 def test_unit_vectors_near_zero_have_finite_gradients(length):
     x = torch.full((1, 4), length, requires_grad=True)
-    unit_vectors(x).square().sum().backward()
+    normalize(x).square().sum().backward()
     assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_unit_vectors_are_at_least_float32(dtype):
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
-    assert unit_vectors(torch.randn(2, 4).to(dtype)).dtype == wanted
+    assert normalize(torch.randn(2, 4).to(dtype)).dtype == wanted
 
 
 def test_agrees_with_cosine_similarity():
@@ -54,15 +54,26 @@ def test_agrees_with_cosine_similarity():
 
 def test_scale_is_clamped_at_100():
     q, k, v = torch.randn(3, 1, 1, 5, 8)
-    at_clamp, above = (cosine_attention(q, k, v, torch.full((1, 1, 1), scale), torch.zeros(1, 5, 5))
-                       for scale in (math.log(100), 9.0))
+    at_clamp, above = (
+        cosine_attention(q, k, v, torch.full((1, 1, 1), scale), torch.zeros(1, 5, 5))
+        for scale in (math.log(100), 9.0)
+    )
     torch.testing.assert_close(above, at_clamp)
 
 
 def test_key_has_no_bias(attention):
     names = {name for name, _ in attention.named_parameters()}
-    assert names == {'logit_scale', 'q_bias', 'v_bias', 'cpb_mlp.0.weight', 'cpb_mlp.0.bias',
-                     'cpb_mlp.2.weight', 'qkv.weight', 'proj.weight', 'proj.bias'}
+    assert names == {
+        'logit_scale',
+        'q_bias',
+        'v_bias',
+        'cpb_mlp.0.weight',
+        'cpb_mlp.0.bias',
+        'cpb_mlp.2.weight',
+        'qkv.weight',
+        'proj.weight',
+        'proj.bias',
+    }
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -70,8 +81,9 @@ def test_logits_stay_in_float32_under_autocast(attention, dtype, monkeypatch):
     monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
     seen = []
     softmax = torch.Tensor.softmax
-    monkeypatch.setattr(torch.Tensor, 'softmax',
-                        lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
+    monkeypatch.setattr(
+        torch.Tensor, 'softmax', lambda x, dim: seen.append(x.dtype) or softmax(x, dim)
+    )
     with torch.autocast('cpu', dtype):
         attention(torch.randn(2, 4, 4, 16), WindowGrid.for_map((4, 4), WINDOW, False), (8, 8))
     assert seen == [torch.float32]
@@ -80,9 +92,11 @@ def test_logits_stay_in_float32_under_autocast(attention, dtype, monkeypatch):
 # Each changes the weights of the position bias in another way.
 CHANGES = {
     'load_state_dict': lambda m, new: m.load_state_dict(
-        {**m.state_dict(), 'cpb_mlp.2.weight': new}),
+        {**m.state_dict(), 'cpb_mlp.2.weight': new}
+    ),
     'param.data written in place (mmengine EMAHook)': lambda m, new: m.cpb_mlp[2].weight.data.copy_(
-        new),
+        new
+    ),
     'param.data replaced': lambda m, new: setattr(m.cpb_mlp[2].weight, 'data', new),
     'parameter replaced': lambda m, new: setattr(m.cpb_mlp[2], 'weight', torch.nn.Parameter(new)),
     'in place': lambda m, new: m.cpb_mlp[2].weight.copy_(new),

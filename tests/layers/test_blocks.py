@@ -12,7 +12,7 @@ from swinv2_backbone.layers.blocks import (
     SwinTransformerStage,
 )
 from swinv2_backbone.layers.windows import WindowGrid
-from tests.helpers.models import enliven
+from tests.helpers.models import randomize_parameters
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
@@ -31,14 +31,14 @@ def test_drop_path_at_the_ends():
 
 
 def test_block_with_all_paths_dropped_is_the_identity():
-    block = enliven(SwinTransformerBlock(8, 2, drop_path=1.0)).train()
+    block = randomize_parameters(SwinTransformerBlock(8, 2, drop_path=1.0)).train()
     x = torch.randn(2, 5, 7, 8)
     grid = WindowGrid.for_map((5, 7), (4, 4), shifted=True)
     assert torch.equal(block(x, grid, (4, 4)), x)
 
 
 def test_patch_embed_pads_below_and_right_with_zeros():
-    embed = enliven(PatchEmbed(3, 8, 4))
+    embed = randomize_parameters(PatchEmbed(3, 8, 4))
     x = torch.randn(1, 3, 5, 6)
     padded = torch.zeros(1, 3, 8, 8)
     padded[:, :, :5, :6] = x
@@ -62,8 +62,11 @@ def test_mlp_shape_and_dropout():
 
 
 def make_stage(with_cp=False):
-    return enliven(SwinTransformerStage(
-        8, 2, 2, (4, 4), (4, 4), drop_path=(0.1, 0.3), downsample=True, with_cp=with_cp))
+    return randomize_parameters(
+        SwinTransformerStage(
+            8, 2, 2, (4, 4), (4, 4), drop_path=(0.1, 0.3), downsample=True, with_cp=with_cp
+        )
+    )
 
 
 def test_checkpointing_changes_nothing():
@@ -80,8 +83,9 @@ def test_checkpointing_changes_nothing():
 def test_checkpointing_recomputes(monkeypatch):
     stage, calls = make_stage(with_cp=True).train(), []
     forward = SwinTransformerBlock.forward
-    monkeypatch.setattr(SwinTransformerBlock, 'forward',
-                        lambda self, *args: calls.append(1) or forward(self, *args))
+    monkeypatch.setattr(
+        SwinTransformerBlock, 'forward', lambda self, *args: calls.append(1) or forward(self, *args)
+    )
     stage(torch.randn(1, 8, 8, 8)).sum().backward()
     assert len(calls) == 4
     with torch.no_grad():

@@ -10,57 +10,67 @@ from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers import fused_attention
-from swinv2_backbone.layers.dispatch import fast_path_wanted, linear_gelu
+from swinv2_backbone.layers.dispatch import linear_gelu, use_fused_implementation
 from swinv2_backbone.layers.fused_attention import attend
 from swinv2_backbone.layers.windows import WindowGrid
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 # Whole windows; pads on one axis, on both; windows larger than the map; not square.
 CASES = [((64, 64), 8), ((100, 64), 8), ((100, 72), (5, 7)), ((33, 47), 16), ((92, 200), 4)]
 
 
-def run(model, picture):
-    """Maps and, by name, gradients (of the picture, too)."""
-    picture = picture.clone().requires_grad_()
-    maps = model(picture)
+def run(model, image):
+    """Maps and, by name, gradients (of the image, too)."""
+    image = image.clone().requires_grad_()
+    maps = model(image)
     model.zero_grad()
     torch.manual_seed(1)
     sum((out * torch.randn_like(out)).sum() for out in maps).backward()
-    return maps, {'picture': picture.grad,
-                  **{name: p.grad.clone() for name, p in model.named_parameters()}}
+    return maps, {
+        'image': image.grad,
+        **{name: p.grad.clone() for name, p in model.named_parameters()},
+    }
 
 
-def both(monkeypatch, model, picture):
+def both(monkeypatch, model, image):
     results = []
     for name in ('plain', 'fast'):
         monkeypatch.setenv('SWINV2_ATTENTION', name)
-        results.append(run(model, picture))
+        results.append(run(model, image))
     return results
 
 
 def largest_relative_error(got, wanted):
-    return max(((got[name] - value).norm() / value.norm()).item()
-               for name, value in wanted.items() if value.any())
+    return max(
+        ((got[name] - value).norm() / value.norm()).item()
+        for name, value in wanted.items()
+        if value.any()
+    )
 
 
 @pytest.mark.parametrize(('size', 'window'), CASES, ids=str)
-@pytest.mark.parametrize(('dtype', 'maps_within', 'gradients_within'), [
-    (torch.float32, 2e-5, 1e-4), (torch.float64, 1e-12, 1e-11)])
-def test_maps_and_gradients_equal_the_plain_path(monkeypatch, small, size, window, dtype,
-                                                 maps_within, gradients_within):
+@pytest.mark.parametrize(
+    ('dtype', 'maps_within', 'gradients_within'),
+    [(torch.float32, 2e-5, 1e-4), (torch.float64, 1e-12, 1e-11)],
+)
+def test_maps_and_gradients_equal_the_plain_path(
+    monkeypatch, small, size, window, dtype, maps_within, gradients_within
+):
     model = small(window_size=window).to(dtype)
-    picture = torch.randn(2, 3, *size, dtype=dtype)
-    (plain, plain_gradients), (fast, fast_gradients) = both(monkeypatch, model, picture)
+    image = torch.randn(2, 3, *size, dtype=dtype)
+    (plain, plain_gradients), (fast, fast_gradients) = both(monkeypatch, model, image)
     for ours, theirs in zip(fast, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=maps_within)
     assert largest_relative_error(fast_gradients, plain_gradients) <= gradients_within
     with torch.no_grad():
-        for ours, theirs in zip(model(picture), plain, strict=True):
+        for ours, theirs in zip(model(image), plain, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=maps_within)
 
 
 def test_heads_above_the_clamp(monkeypatch):
-    model = enliven(SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0), above_clamp=True).double()
+    model = randomize_parameters(
+        SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0), above_clamp=True
+    ).double()
     (plain, wanted), (fast, got) = both(monkeypatch, model, torch.randn(1, 3, 100, 72).double())
     for ours, theirs in zip(fast, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
@@ -86,12 +96,13 @@ def test_second_derivatives_are_refused():
 
 # --- sequential self-attention --------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('training', [False, True])
 def test_windows_at_once_change_nothing(small, training):
-    picture = torch.randn(2, 3, 100, 136)
-    wanted_maps, wanted = run(small().train(training), picture)
+    image = torch.randn(2, 3, 100, 136)
+    wanted_maps, wanted = run(small().train(training), image)
     for at_once in (1, 3):
-        maps, gradients = run(small(windows_at_once=at_once).train(training), picture)
+        maps, gradients = run(small(windows_at_once=at_once).train(training), image)
         for ours, theirs in zip(maps, wanted_maps, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
         assert largest_relative_error(gradients, wanted) <= 1e-5
@@ -101,11 +112,16 @@ def test_windows_at_once_change_nothing(small, training):
 def test_no_more_windows_in_flight_than_asked_for(monkeypatch, small, at_once):
     forward, backward = [], []
     sdpa, ours = fused_attention.F.scaled_dot_product_attention, fused_attention._windows_backward
-    monkeypatch.setattr(fused_attention.F, 'scaled_dot_product_attention',
-                        lambda q, *args, **kwargs: forward.append(len(q)) or sdpa(
-                            q, *args, **kwargs))
-    monkeypatch.setattr(fused_attention, '_windows_backward',
-                        lambda qkv, *args: backward.append(len(qkv)) or ours(qkv, *args))
+    monkeypatch.setattr(
+        fused_attention.F,
+        'scaled_dot_product_attention',
+        lambda q, *args, **kwargs: forward.append(len(q)) or sdpa(q, *args, **kwargs),
+    )
+    monkeypatch.setattr(
+        fused_attention,
+        '_windows_backward',
+        lambda qkv, *args: backward.append(len(qkv)) or ours(qkv, *args),
+    )
     run(small(windows_at_once=at_once), torch.randn(1, 3, 192, 192))
     assert sum(forward) == sum(backward) == 2 * (36 + 9 + 4 + 1)  # 48 / 8 = 6 windows a side, ...
     if at_once:
@@ -115,25 +131,29 @@ def test_no_more_windows_in_flight_than_asked_for(monkeypatch, small, at_once):
 
 
 def test_checkpointing_composes(small):
-    picture = torch.randn(2, 3, 100, 72)
-    _, wanted = run(small().train(), picture)
-    _, got = run(small(with_cp=True, windows_at_once=2).train(), picture)
+    image = torch.randn(2, 3, 100, 72)
+    _, wanted = run(small().train(), image)
+    _, got = run(small(with_cp=True, windows_at_once=2).train(), image)
     assert largest_relative_error(got, wanted) <= 1e-5
 
 
 # --- memory ---------------------------------------------------------------------------------------
 
+
 def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
-    model = enliven(SwinTransformerV2(SMALL_ARCH, window_size=16, drop_path_rate=0.0)).train()
-    picture = torch.randn(1, 3, 256, 256)
+    model = randomize_parameters(
+        SwinTransformerV2(SMALL_ARCH, window_size=16, drop_path_rate=0.0)
+    ).train()
+    image = torch.randn(1, 3, 256, 256)
     logits = 64 * 64 * 256  # stage 0: one head, 4096 queries, 256 keys each
     largest = {}
     for name in ('plain', 'fast'):
         monkeypatch.setenv('SWINV2_ATTENTION', name)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda x: kept.append(x.numel()) or x, lambda x: x):  # noqa: B023
-            model(picture)
+            lambda x: kept.append(x.numel()) or x, lambda x: x
+        ):
+            model(image)
         largest[name] = max(kept)
     assert largest['plain'] == logits
     assert largest['fast'] < logits / 2
@@ -141,14 +161,17 @@ def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
 
 # --- half precision -------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_is_as_near_float32_as_the_plain_path(monkeypatch, dtype, with_cp):
-    model = enliven(SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0, with_cp=with_cp)).train()
-    picture = torch.randn(2, 3, 100, 72)
-    wanted_maps, wanted = run(model, picture)
+    model = randomize_parameters(
+        SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0, with_cp=with_cp)
+    ).train()
+    image = torch.randn(2, 3, 100, 72)
+    wanted_maps, wanted = run(model, image)
     with torch.autocast('cpu', dtype):
-        results = both(monkeypatch, model, picture)
+        results = both(monkeypatch, model, image)
     for name, value in results[1][1].items():
         assert value.isfinite().all(), name
     for i, theirs in enumerate(wanted_maps):
@@ -162,19 +185,24 @@ def test_autocast_is_as_near_float32_as_the_plain_path(monkeypatch, dtype, with_
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_as_exact_in_half_precision_as_the_plain_path(monkeypatch, small, dtype):
-    picture = torch.randn(1, 3, 200, 200)
+    image = torch.randn(1, 3, 200, 200)
     with torch.no_grad():
-        wanted = small()(picture)
+        wanted = small()(image)
         errors = []
         for name in ('plain', 'fast'):
             monkeypatch.setenv('SWINV2_ATTENTION', name)
-            maps = small().to(dtype)(picture.to(dtype))
-            errors.append(sum(((ours.float() - theirs).norm() / theirs.norm()).item()
-                              for ours, theirs in zip(maps, wanted, strict=True)))
+            maps = small().to(dtype)(image.to(dtype))
+            errors.append(
+                sum(
+                    ((ours.float() - theirs).norm() / theirs.norm()).item()
+                    for ours, theirs in zip(maps, wanted, strict=True)
+                )
+            )
     assert errors[1] <= 1.3 * errors[0], errors
 
 
 # --- which path -----------------------------------------------------------------------------------
+
 
 def test_the_variable_picks_the_path(monkeypatch, small):
     calls = []
@@ -188,14 +216,14 @@ def test_the_variable_picks_the_path(monkeypatch, small):
     assert calls
     monkeypatch.setenv('SWINV2_ATTENTION', 'flash')
     with pytest.raises(ValueError, match="SWINV2_ATTENTION: got 'flash', allowed: 'fast' or 'plai"):
-        fast_path_wanted()
+        use_fused_implementation()
 
 
 @pytest.mark.parametrize('training', [False, True])
 def test_the_fast_kernel_is_taken(small, training):
-    model, picture = small().train(training), torch.randn(1, 3, 100, 72)
+    model, image = small().train(training), torch.randn(1, 3, 100, 72)
     with torch.set_grad_enabled(training), torch.profiler.profile() as profile:
-        model(picture)
+        model(image)
     called = {event.key for event in profile.key_averages()}
     assert 'aten::_scaled_dot_product_flash_attention_for_cpu' in called
     assert 'aten::_scaled_dot_product_attention_math' not in called
@@ -203,27 +231,28 @@ def test_the_fast_kernel_is_taken(small, training):
 
 def test_dropped_attention_weights_take_the_plain_path(monkeypatch, small):
     monkeypatch.setattr(fused_attention, '_attend', lambda *_: pytest.fail('weights not dropped'))
-    model, picture = small(attn_drop_rate=0.5).train(), torch.randn(1, 3, 32, 32)
-    first, second = model(picture), model(picture)
+    model, image = small(attn_drop_rate=0.5).train(), torch.randn(1, 3, 32, 32)
+    first, second = model(image), model(image)
     assert not torch.equal(first[0], second[0])
 
 
 def test_hooks_see_whole_maps(small):
     seen, model = [], small()
     model.layers[0].blocks[0].mlp.register_forward_hook(lambda *args: seen.append(args[2].shape))
-    model.layers[0].blocks[1].mlp.act.register_forward_hook(lambda *args: seen.append(
-        args[2].shape))
+    model.layers[0].blocks[1].mlp.act.register_forward_hook(
+        lambda *args: seen.append(args[2].shape)
+    )
     with torch.no_grad():
         model(torch.randn(1, 3, 256, 256))
     assert seen == [(1, 64, 64, 16), (1, 64, 64, 64)]
 
 
 def test_pieces_equal_the_whole(monkeypatch, small):
-    model, picture = small(), torch.randn(2, 3, 200, 264)
+    model, image = small(), torch.randn(2, 3, 200, 264)
     with torch.no_grad():
-        pieces = model(picture)
+        pieces = model(image)
         monkeypatch.setattr('swinv2_backbone.layers.blocks.TOKENS_IN_CACHE', 10**9)
-        for ours, theirs in zip(pieces, model(picture), strict=True):
+        for ours, theirs in zip(pieces, model(image), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -231,8 +260,9 @@ def test_pieces_equal_the_whole(monkeypatch, small):
 def test_linear_gelu_is_what_the_modules_are(monkeypatch, change):
     linear, act, x = nn.Linear(5, 7), nn.GELU(), 3 * torch.randn(2, 3, 5)
     fused = []
-    monkeypatch.setattr(torch.ops.mkldnn, '_linear_pointwise',
-                        lambda x, w, b, *_: fused.append(1) or act(linear(x)))
+    monkeypatch.setattr(
+        torch.ops.mkldnn, '_linear_pointwise', lambda x, w, b, *_: fused.append(1) or act(linear(x))
+    )
     if change == 'tanh':
         act = nn.GELU(approximate='tanh')
     elif change == 'relu':
@@ -261,12 +291,13 @@ import torch
 del torch.library.custom_op
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers import dispatch
-assert not dispatch.fast_path_wanted()
+assert not dispatch.use_fused_implementation()
 model = SwinTransformerV2(dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1,) * 4))
 sum(out.sum() for out in model(torch.rand(1, 3, 64, 64))).backward()
 with torch.no_grad():
     print(len(model.eval()(torch.rand(1, 3, 64, 64))))
 """
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                            cwd=Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert result.stdout.strip() == '4', result.stderr

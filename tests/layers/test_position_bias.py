@@ -11,7 +11,7 @@ from swinv2_backbone.layers.position_bias import (
     relative_coords,
     relative_index,
 )
-from tests.helpers.models import enliven
+from tests.helpers.models import randomize_parameters
 
 
 def test_coordinates_by_hand():
@@ -44,7 +44,7 @@ def test_index_finds_the_offset():
 
 
 def test_bias_depends_on_the_offset_alone():
-    bias = position_bias(enliven(make_cpb_mlp(3)), (4, 6), (8, 8))
+    bias = position_bias(randomize_parameters(make_cpb_mlp(3)), (4, 6), (8, 8))
     assert bias.shape == (3, 24, 24)
     assert bias.std() > 0.5
     by_cell = bias.reshape(3, 4, 6, 4, 6)
@@ -52,7 +52,7 @@ def test_bias_depends_on_the_offset_alone():
 
 
 def test_rectangular_and_smaller_windows_are_parts_of_larger_ones():
-    cpb_mlp = enliven(make_cpb_mlp(2))
+    cpb_mlp = randomize_parameters(make_cpb_mlp(2))
     whole = position_bias(cpb_mlp, (9, 9), (8, 8)).reshape(2, 9, 9, 9, 9)
     part = position_bias(cpb_mlp, (4, 7), (8, 8)).reshape(2, 4, 7, 4, 7)
     torch.testing.assert_close(part, whole[:, :4, :7, :4, :7])
@@ -60,7 +60,7 @@ def test_rectangular_and_smaller_windows_are_parts_of_larger_ones():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_bias_is_computed_in_float32(dtype):
-    cpb_mlp = enliven(make_cpb_mlp(2)).to(dtype)
+    cpb_mlp = randomize_parameters(make_cpb_mlp(2)).to(dtype)
     expected = position_bias(cpb_mlp.float(), (16, 16), (8, 8))
     with torch.autocast('cpu', torch.bfloat16):
         bias = position_bias(cpb_mlp.to(dtype), (16, 16), (8, 8))

@@ -7,8 +7,16 @@ import torch
 
 from swinv2_backbone.layers.windows import WindowGrid, window_partition, window_reverse
 
-MAPS = [((8, 8), (8, 8)), ((16, 24), (8, 8)), ((9, 17), (8, 8)), ((5, 23), (8, 4)),
-        ((1, 1), (8, 8)), ((7, 3), (3, 5)), ((4, 9), (1, 2)), ((13, 20), (4, 12))]
+MAPS = [
+    ((8, 8), (8, 8)),
+    ((16, 24), (8, 8)),
+    ((9, 17), (8, 8)),
+    ((5, 23), (8, 4)),
+    ((1, 1), (8, 8)),
+    ((7, 3), (3, 5)),
+    ((4, 9), (1, 2)),
+    ((13, 20), (4, 12)),
+]
 
 
 def test_reverse_undoes_partition():
@@ -35,13 +43,13 @@ def test_visible_keys_equal_brute_force(size, window, shifted):
     grid = WindowGrid.for_map(size, window, shifted)
     positions = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing='ij'), -1)[None]
     cells = grid.split(positions + 1) - 1  # pads become (-1, -1)
-    visible = grid.visible_keys(torch.device('cpu'))
+    visible = grid.attention_mask(torch.device('cpu'))
     if visible is None:
         visible = torch.ones(len(cells), cells.shape[1], cells.shape[1], dtype=torch.bool)
     for index, window_cells in enumerate(cells.tolist()):
         for (i, query), (j, key) in itertools.product(enumerate(window_cells), repeat=2):
             real = query != [-1, -1] and key != [-1, -1]
-            # In one window, and in the picture no farther apart than the window is long.
+            # In one window, and in the image no farther apart than the window is long.
             near = all(abs(q - k) < w for q, k, w in zip(query, key, grid.window, strict=True))
             if real:
                 assert visible[index, i, j] == near
@@ -55,7 +63,7 @@ def test_kinds_equal_the_padded_rolled_and_cut_map(size, window, shifted):
     grid = WindowGrid.for_map(size, window, shifted)
     places = torch.arange(2 * size[0] * size[1]).view(2, *size, 1)
     cut = grid.split(places + 1).squeeze(-1) - 1  # -1 at the padding
-    visible = grid.visible_keys(torch.device('cpu'))
+    visible = grid.attention_mask(torch.device('cpu'))
     expected = {}
     for i, tokens in enumerate(cut.tolist()):
         mask = torch.ones(len(tokens), len(tokens), dtype=torch.bool)
@@ -75,7 +83,7 @@ def test_kinds_equal_the_padded_rolled_and_cut_map(size, window, shifted):
 
 @pytest.mark.parametrize(('size', 'window'), MAPS)
 def test_every_query_sees_something(size, window):
-    visible = WindowGrid.for_map(size, window, shifted=True).visible_keys(torch.device('cpu'))
+    visible = WindowGrid.for_map(size, window, shifted=True).attention_mask(torch.device('cpu'))
     assert visible is None or visible.any(-1).all()
 
 
@@ -84,12 +92,12 @@ def test_window_and_shift_are_decided_per_axis():
     assert (grid.window, grid.shift, grid.padded_size) == ((6, 8), (0, 4), (6, 24))
     grid = WindowGrid.for_map((8, 9), (8, 9), shifted=True)
     assert grid.shift == (0, 0)
-    assert grid.visible_keys(torch.device('cpu')) is None
+    assert grid.attention_mask(torch.device('cpu')) is None
 
 
 def test_masks_are_shared_and_usable_after_inference_mode():
     grid = WindowGrid.for_map((11, 13), (8, 8), shifted=True)
     with torch.inference_mode():
-        visible = grid.visible_keys(torch.device('cpu'))
-    assert grid.visible_keys(torch.device('cpu')) is visible
+        visible = grid.attention_mask(torch.device('cpu'))
+    assert grid.attention_mask(torch.device('cpu')) is visible
     assert not visible.is_inference()

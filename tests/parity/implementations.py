@@ -1,6 +1,6 @@
-"""The other implementations of SwinV2: built, filled with lively weights, saved as they save.
+"""The other implementations of SwinV2: built, filled with random_parameter weights, saved as they save.
 
-Each peer has ``build(arch, window, size, pretrained)``, ``stages(model, x)`` (what leaves the
+Each implementation has ``build(arch, window, size, pretrained)``, ``stages(model, x)`` (what leaves the
 blocks of each stage, (B, C, H, W)), ``save(model, folder)`` (the checkpoint to load) and
 ``format`` (its key map's name).
 """
@@ -15,8 +15,8 @@ import pytest
 import torch
 
 CLASSES = 10
-# Peers that must be there; the others are left out where they are not installed.
-WANTED = os.environ.get('SWINV2_PEERS', '').split()
+# Implementations that must be there; the others are left out where they are not installed.
+WANTED = os.environ.get('SWINV2_IMPLEMENTATIONS', '').split()
 
 
 def declare_torchvision_operators():
@@ -29,7 +29,7 @@ def declare_torchvision_operators():
 
 
 def need(module):
-    """Import a peer's module; skip the test where it is not asked for, or by chance not there."""
+    """Import an implementation's module; skip the test where it is not asked for, or by chance not there."""
     try:
         importlib.import_module('torchvision')
     except (ImportError, RuntimeError):
@@ -45,7 +45,7 @@ def need(module):
 _LAST_STAGE = re.compile(r'\b((layers|stages)[._]3|features\.7)\.')
 
 
-def lively(key, shape, sharp=False):
+def random_parameter(key, shape, sharp=False):
     """A value for a parameter of any library that makes it matter: the same for the same key.
 
     Post-norms are away from 0 and 1, logit scales away from ln 10, the position bias varies by
@@ -63,14 +63,14 @@ def lively(key, shape, sharp=False):
         return noise * (1.0 if '.0.' in key[-10:] else 0.1)
     if len(shape) == 1:
         return (0.6 if key.endswith('.weight') else 0.0) + 0.2 * noise
-    return noise * noise[0].numel()**-0.5
+    return noise * noise[0].numel() ** -0.5
 
 
 def fill(model, sharp=False):
-    """Give every parameter of a model its lively value."""
+    """Give every parameter of a model its random_parameter value."""
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            parameter.copy_(lively(key, parameter.shape, sharp))
+            parameter.copy_(random_parameter(key, parameter.shape, sharp))
     return model.eval()
 
 
@@ -79,14 +79,23 @@ class Timm:
 
     def build(self, arch, window, size, pretrained=None, **kwargs):
         from timm.models.swin_transformer_v2 import SwinTransformerV2
+
         return SwinTransformerV2(
-            img_size=size, window_size=window, embed_dim=arch['embed_dims'], depths=arch['depths'],
-            num_heads=arch['num_heads'], num_classes=CLASSES, drop_path_rate=0.0,
-            pretrained_window_sizes=(pretrained or 0,) * 4, **kwargs)
+            img_size=size,
+            window_size=window,
+            embed_dim=arch['embed_dims'],
+            depths=arch['depths'],
+            num_heads=arch['num_heads'],
+            num_classes=CLASSES,
+            drop_path_rate=0.0,
+            pretrained_window_sizes=(pretrained or 0,) * 4,
+            **kwargs,
+        )
 
     def stages(self, model, x):
-        return model.forward_intermediates(x, intermediates_only=True, norm=False,
-                                           output_fmt='NCHW')
+        return model.forward_intermediates(
+            x, intermediates_only=True, norm=False, output_fmt='NCHW'
+        )
 
     def final_norm(self, model):
         return model.norm
@@ -101,10 +110,18 @@ class TimmFeatures(Timm):
 
     def build(self, arch, window, size, pretrained=None):
         import timm
+
         return timm.create_model(
-            'swinv2_tiny_window8_256', features_only=True, img_size=size, window_size=window,
-            embed_dim=arch['embed_dims'], depths=arch['depths'], num_heads=arch['num_heads'],
-            drop_path_rate=0.0, pretrained_window_sizes=(pretrained or 0,) * 4)
+            'swinv2_tiny_window8_256',
+            features_only=True,
+            img_size=size,
+            window_size=window,
+            embed_dim=arch['embed_dims'],
+            depths=arch['depths'],
+            num_heads=arch['num_heads'],
+            drop_path_rate=0.0,
+            pretrained_window_sizes=(pretrained or 0,) * 4,
+        )
 
     def stages(self, model, x):
         return [feature.permute(0, 3, 1, 2) for feature in model(x)]
@@ -115,13 +132,21 @@ class TimmFeatures(Timm):
 
 class Hf:
     module, format = 'transformers', 'hf'
+
     def build(self, arch, window, size, pretrained=None):
         import transformers
+
         config = transformers.Swinv2Config(
-            image_size=size, window_size=window, embed_dim=arch['embed_dims'],
-            depths=list(arch['depths']), num_heads=list(arch['num_heads']), drop_path_rate=0.0,
-            pretrained_window_sizes=[pretrained or 0] * 4, num_labels=CLASSES,
-            out_indices=[1, 2, 3, 4])
+            image_size=size,
+            window_size=window,
+            embed_dim=arch['embed_dims'],
+            depths=list(arch['depths']),
+            num_heads=list(arch['num_heads']),
+            drop_path_rate=0.0,
+            pretrained_window_sizes=[pretrained or 0] * 4,
+            num_labels=CLASSES,
+            out_indices=[1, 2, 3, 4],
+        )
         return getattr(transformers, self.class_name)(config)
 
     class_name = 'Swinv2ForImageClassification'
@@ -129,9 +154,13 @@ class Hf:
     def stages(self, model, x):
         inner = getattr(model, 'swinv2', model)
         embedded, size = inner.embeddings(x)
-        maps = inner.encoder(embedded, size, output_hidden_states=True,
-                             output_hidden_states_before_downsampling=True,
-                             return_dict=True).reshaped_hidden_states
+        maps = inner.encoder(
+            embedded,
+            size,
+            output_hidden_states=True,
+            output_hidden_states_before_downsampling=True,
+            return_dict=True,
+        ).reshaped_hidden_states
         return maps[1:]
 
     def final_norm(self, model):
@@ -155,11 +184,18 @@ class Torchvision:
 
     def build(self, arch, window, size, pretrained=None):
         from torchvision.models import swin_transformer as swin
+
         return swin.SwinTransformer(
-            patch_size=[4, 4], embed_dim=arch['embed_dims'], depths=list(arch['depths']),
-            num_heads=list(arch['num_heads']), window_size=[window, window], num_classes=CLASSES,
-            stochastic_depth_prob=0.0, block=swin.SwinTransformerBlockV2,
-            downsample_layer=swin.PatchMergingV2)
+            patch_size=[4, 4],
+            embed_dim=arch['embed_dims'],
+            depths=list(arch['depths']),
+            num_heads=list(arch['num_heads']),
+            window_size=[window, window],
+            num_classes=CLASSES,
+            stochastic_depth_prob=0.0,
+            block=swin.SwinTransformerBlockV2,
+            downsample_layer=swin.PatchMergingV2,
+        )
 
     def stages(self, model, x):
         maps = []
@@ -182,16 +218,23 @@ class Mmpretrain:
 
     def build(self, arch, window, size, pretrained=None):
         from mmpretrain.models import ImageClassifier
+
         # It does not shrink windows to small maps by itself: its configs say 16 16 16 8.
         windows = [min(window, size // (4 * 2**i)) for i in range(4)]
         return ImageClassifier(
             backbone=dict(
-                type='SwinTransformerV2', arch={**arch, 'extra_norm_every_n_blocks': 0},
-                img_size=size, window_size=windows, drop_path_rate=0.0,
-                pretrained_window_sizes=[pretrained or 0] * 4),
+                type='SwinTransformerV2',
+                arch={**arch, 'extra_norm_every_n_blocks': 0},
+                img_size=size,
+                window_size=windows,
+                drop_path_rate=0.0,
+                pretrained_window_sizes=[pretrained or 0] * 4,
+            ),
             neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=CLASSES,
-                      in_channels=arch['embed_dims'] * 8))
+            head=dict(
+                type='LinearClsHead', num_classes=CLASSES, in_channels=arch['embed_dims'] * 8
+            ),
+        )
 
     def stages(self, model, x):
         maps = []
@@ -206,13 +249,22 @@ class Mmpretrain:
 
     def save(self, model, folder):
         from mmengine.runner import save_checkpoint, weights_to_cpu
-        checkpoint = {'meta': {'mmpretrain_version': '1.2.0'},
-                      'state_dict': weights_to_cpu(model.state_dict())}
+
+        checkpoint = {
+            'meta': {'mmpretrain_version': '1.2.0'},
+            'state_dict': weights_to_cpu(model.state_dict()),
+        }
         save_checkpoint(checkpoint, str(folder / 'mmpretrain.pth'))
         return folder / 'mmpretrain.pth'
 
 
-PEERS = [Timm(), TimmFeatures(), Hf(), HfModel(), HfBackbone(), Torchvision(), Mmpretrain()]
-NAMES = [type(peer).__name__ for peer in PEERS]
-
-
+IMPLEMENTATIONS = [
+    Timm(),
+    TimmFeatures(),
+    Hf(),
+    HfModel(),
+    HfBackbone(),
+    Torchvision(),
+    Mmpretrain(),
+]
+NAMES = [type(implementation).__name__ for implementation in IMPLEMENTATIONS]

@@ -8,9 +8,13 @@ measured = []
 
 def ours_from(checkpoint, arch, window, **kwargs):
     """Our backbone, loaded through its init_cfg."""
-    model = SwinTransformerV2(arch=arch, window_size=window, drop_path_rate=0.0,
-                              init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)),
-                              **kwargs)
+    model = SwinTransformerV2(
+        arch=arch,
+        window_size=window,
+        drop_path_rate=0.0,
+        init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)),
+        **kwargs,
+    )
     model.init_weights()
     return model.eval()
 
@@ -18,8 +22,10 @@ def ours_from(checkpoint, arch, window, **kwargs):
 def stages_of(model, x):
     """What leaves the blocks of each stage, and the outputs."""
     seen = []
-    hooks = [stage.register_forward_hook(lambda m, i, out: seen.append(out.permute(0, 3, 1, 2)))
-             for stage in model.layers]
+    hooks = [
+        stage.register_forward_hook(lambda m, i, out: seen.append(out.permute(0, 3, 1, 2)))
+        for stage in model.layers
+    ]
     outputs = model(x)
     for hook in hooks:
         hook.remove()

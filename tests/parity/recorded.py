@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .implementations import NAMES, PEERS, fill, lively, need
+from .implementations import IMPLEMENTATIONS, NAMES, fill, need, random_parameter
 
 FOLDER = Path(__file__).parent / 'recorded'
 ARCH = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 4, 8))
@@ -18,7 +18,7 @@ WINDOW, SIZE = 4, 128
 GEOMETRY = ('relative_coords_table', 'relative_position_index')
 
 
-def picture():
+def image():
     return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
 
 
@@ -27,24 +27,27 @@ def sample(maps):
     return [[round(x, 6) for x in m[0, :, ::5, ::3].flatten()[::3].tolist()] for m in maps]
 
 
-def build(peer):
-    need(peer.module)
-    return fill(peer.build(ARCH, WINDOW, SIZE))
+def build(implementation):
+    need(implementation.module)
+    return fill(implementation.build(ARCH, WINDOW, SIZE))
 
 
-def record(peer, folder):
-    """Names, shapes and values of a peer as it is installed; its file goes into a folder."""
-    model = build(peer)
-    path = peer.save(model, folder)
+def record(implementation, folder):
+    """Names, shapes and values of an implementation as it is installed; its file goes into a folder."""
+    model = build(implementation)
+    path = implementation.save(model, folder)
     with torch.inference_mode():
-        maps = sample(peer.stages(model, picture()))
+        maps = sample(implementation.stages(model, image()))
     config = folder / 'config.json'
     from safetensors.torch import load_file
+
     saved = load_file(path) if path.suffix == '.safetensors' else torch.load(path)
-    return dict(shapes={key: list(value.shape)
-                        for key, value in saved.get('state_dict', saved).items()},
-                file=path.name, maps=maps,
-                config=json.loads(config.read_text()) if config.exists() else None)
+    return dict(
+        shapes={key: list(value.shape) for key, value in saved.get('state_dict', saved).items()},
+        file=path.name,
+        maps=maps,
+        config=json.loads(config.read_text()) if config.exists() else None,
+    )
 
 
 def load(name):
@@ -62,17 +65,18 @@ def state_of(recorded):
         elif key.endswith(GEOMETRY):
             state[key] = torch.zeros(shape).long()
         else:
-            state[key] = lively(key, tuple(shape))
+            state[key] = random_parameter(key, tuple(shape))
     return state
 
 
 def main():
-    """Record the peers that are installed."""
+    """Record the implementations that are installed."""
     import tempfile
-    for name, peer in zip(NAMES, PEERS, strict=True):
+
+    for name, implementation in zip(NAMES, IMPLEMENTATIONS, strict=True):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                made = record(peer, Path(folder))
+                made = record(implementation, Path(folder))
             except pytest.skip.Exception:
                 continue
         text = json.dumps(made).replace('], "', '],\n"')  # one key a line

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from swinv2_backbone.compat import mmengine_checkpoints_allowed
+from swinv2_backbone.compat import safe_mmengine_globals
 
-from . import implementations as peers
+from . import implementations as implementations
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/classification/swinv2_tiny_in1k.py'
@@ -20,40 +20,47 @@ CONFIG = ROOT / 'configs/classification/swinv2_tiny_in1k.py'
 
 @pytest.fixture(scope='module', autouse=True)
 def _mmpretrain():
-    peers.need('mmpretrain')
+    implementations.need('mmpretrain')
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    """A folder as ImageNet is laid out: ten classes of two pictures."""
+def images(tmp_path_factory):
+    """A folder as ImageNet is laid out: ten classes of two images."""
     from PIL import Image
+
     root = tmp_path_factory.mktemp('imagenet')
     for index in range(20):
         folder = root / 'val' / f'n{index // 2:08}'
         folder.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(index).integers(0, 255, (7, 9, 3), np.uint8)
         Image.fromarray(noise).resize((340, 300), Image.Resampling.BICUBIC).save(
-            folder / f'{index}.png')
+            folder / f'{index}.png'
+        )
     (root / 'meta').mkdir()
-    (root / 'meta/val.txt').write_text(''.join(
-        f'n{index // 2:08}/{index}.png {index // 2}\n' for index in range(20)))
+    (root / 'meta/val.txt').write_text(
+        ''.join(f'n{index // 2:08}/{index}.png {index // 2}\n' for index in range(20))
+    )
     return root
 
 
 @pytest.fixture(scope='module')
 def theirs():
-    """mmpretrain's own SwinV2-T classifier, with lively weights, in eval mode."""
+    """mmpretrain's own SwinV2-T classifier, with random_parameter weights, in eval mode."""
     from mmpretrain.registry import MODELS
     from mmpretrain.utils import register_all_modules
+
     register_all_modules()
-    model = MODELS.build(dict(
-        type='ImageClassifier',
-        backbone=dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=[8] * 4),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=1000, in_channels=768)))
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=[8] * 4),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=1000, in_channels=768),
+        )
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(peers.lively(name, parameter.shape))
+            parameter.copy_(implementations.random_parameter(name, parameter.shape))
         model.head.fc.weight[10:] = 0  # Only ten classes can win: or all scores would be 0.
         model.head.fc.bias[10:] = -1e3
     return model.eval()
@@ -61,34 +68,59 @@ def theirs():
 
 def run(script, *arguments):
     process = subprocess.run(
-        [sys.executable, Path(__file__).with_name('run_with_mmpretrain.py'), ROOT / script,
-         *map(str, arguments)], capture_output=True, text=True, timeout=500,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
-            [str(ROOT), os.environ.get('PYTHONPATH', '')])})
+        [
+            sys.executable,
+            Path(__file__).with_name('run_with_mmpretrain.py'),
+            ROOT / script,
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+        },
+    )
     assert process.returncode == 0, process.stdout[-1500:] + process.stderr[-1500:]
     return process.stdout
 
 
-def test_the_same_scores(theirs, pictures, tmp_path):
+def test_the_same_scores(theirs, images, tmp_path):
     """mmpretrain's file, converted with its head, tested by tools/test.py."""
     from mmengine.config import Config
     from mmengine.registry import DATASETS, DefaultScope
+
     torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
-    run('tools/model_converters/convert_checkpoint.py', tmp_path / 'theirs.pth',
-        tmp_path / 'ours.pth', '--to', 'swinv2_backbone')
-    output = run('tools/test.py', CONFIG, tmp_path / 'ours.pth', '--work-dir', tmp_path / 'work',
-                 '--cfg-options', f'test_dataloader.dataset.data_root={pictures}/',
-                 'test_dataloader.batch_size=5', 'test_dataloader.num_workers=0',
-                 'test_dataloader.persistent_workers=False')
+    run(
+        'tools/model_converters/convert_checkpoint.py',
+        tmp_path / 'theirs.pth',
+        tmp_path / 'ours.pth',
+        '--to',
+        'swinv2_backbone',
+    )
+    output = run(
+        'tools/test.py',
+        CONFIG,
+        tmp_path / 'ours.pth',
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        f'test_dataloader.dataset.data_root={images}/',
+        'test_dataloader.batch_size=5',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+    )
     rows = json.loads((tmp_path / 'work/test_results.json').read_text())['results']
 
     dataset = Config.fromfile(CONFIG).test_dataloader.dataset
-    dataset.data_root = f'{pictures}/'
+    dataset.data_root = f'{images}/'
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         samples = list(DATASETS.build(dataset))
     batch = torch.stack([sample['inputs'] for sample in samples]).flip(1).float()  # BGR to RGB
-    mean, std = (torch.tensor(x)[:, None, None] for x in ((123.675, 116.28, 103.53),
-                                                          (58.395, 57.12, 57.375)))
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
     labels = torch.stack([sample['data_samples'].gt_label for sample in samples])
     assert labels.flatten().tolist() == [index // 2 for index in range(20)]
     with torch.no_grad():
@@ -96,23 +128,46 @@ def test_the_same_scores(theirs, pictures, tmp_path):
     assert 0 < (best == labels).any(1).double().mean() < 1
     for key, hits in (('top1', best[:, :1] == labels), ('top5', best == labels)):
         assert rows['model'][f'accuracy/{key}'] == pytest.approx(
-            100 * hits.any(1).double().mean().item())
+            100 * hits.any(1).double().mean().item()
+        )
     assert 'top-1   top-5' in output
 
 
-def test_training_goes_on_from_a_classifier(theirs, pictures, tmp_path):
+def test_training_goes_on_from_a_classifier(theirs, images, tmp_path):
     """The recipe for a larger window, as its config says it is started, for an epoch."""
     torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
-    run('tools/model_converters/convert_checkpoint.py', tmp_path / 'theirs.pth',
-        tmp_path / 'ours.pth', '--to', 'swinv2_backbone')
-    loaders = [f'{mode}_dataloader.{setting}' for mode in ('train', 'val') for setting in (
-        f'dataset.data_root={pictures}/', 'dataset.data_prefix=val',
-        'dataset.ann_file=meta/val.txt', 'dataset.indices=4', 'batch_size=2', 'num_workers=0',
-        'persistent_workers=False')]
-    run('tools/train.py', CONFIG.with_name('swinv2_tiny_w16_in1k.py'), '--work-dir',
-        tmp_path / 'work', '--cfg-options', f'load_from={tmp_path}/ours.pth',
-        'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1', *loaders)
-    with mmengine_checkpoints_allowed():
+    run(
+        'tools/model_converters/convert_checkpoint.py',
+        tmp_path / 'theirs.pth',
+        tmp_path / 'ours.pth',
+        '--to',
+        'swinv2_backbone',
+    )
+    loaders = [
+        f'{mode}_dataloader.{setting}'
+        for mode in ('train', 'val')
+        for setting in (
+            f'dataset.data_root={images}/',
+            'dataset.data_prefix=val',
+            'dataset.ann_file=meta/val.txt',
+            'dataset.indices=4',
+            'batch_size=2',
+            'num_workers=0',
+            'persistent_workers=False',
+        )
+    ]
+    run(
+        'tools/train.py',
+        CONFIG.with_name('swinv2_tiny_w16_in1k.py'),
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        f'load_from={tmp_path}/ours.pth',
+        'model.backbone.init_cfg=None',
+        'train_cfg.max_epochs=1',
+        *loaders,
+    )
+    with safe_mmengine_globals():
         trained = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=True)['state_dict']
     before = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
     assert trained.keys() >= before.keys()
@@ -124,16 +179,18 @@ def test_the_same_answers(theirs):
     from mmengine.config import Config
     from mmpretrain.registry import MODELS
 
-    from swinv2_backbone.checkpoints.convert import convert_checkpoint
+    from swinv2_backbone.checkpoints.convert import to_backbone
+
     cfg = Config.fromfile(CONFIG)
     ours = MODELS.build(cfg.model).eval()
-    found = convert_checkpoint({'state_dict': theirs.state_dict()}, 'theirs')
+    found = to_backbone({'state_dict': theirs.state_dict()}, 'theirs')
     ours.backbone.load_state_dict(found.state)
-    ours.head.fc.load_state_dict({key.removeprefix('head.'): value
-                                  for key, value in found.head.items()})
-    picture = torch.randn(2, 3, 256, 256)
+    ours.head.fc.load_state_dict(
+        {key.removeprefix('head.'): value for key, value in found.head.items()}
+    )
+    image = torch.randn(2, 3, 256, 256)
     with torch.no_grad():
-        logits = [model(picture, mode='tensor')[:, :10] for model in (ours, theirs)]
+        logits = [model(image, mode='tensor')[:, :10] for model in (ours, theirs)]
     assert logits[0].std() > 0.1
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
@@ -142,12 +199,18 @@ def test_layerwise_decay(theirs):
     from mmengine.config import Config
     from mmengine.optim import build_optim_wrapper
     from mmpretrain.registry import MODELS
+
     cfg = Config.fromfile(CONFIG)
     model = MODELS.build(cfg.model)
-    optim = build_optim_wrapper(model, dict(
-        type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer,
-        constructor='swinv2_backbone.SwinV2LayerDecayConstructor',
-        paramwise_cfg=dict(layer_decay_rate=0.5)))
+    optim = build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            optimizer=cfg.optim_wrapper.optimizer,
+            constructor='swinv2_backbone.SwinV2LayerDecayConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
     rates = {id(p): group['lr'] for group in optim.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
         inside = name.startswith(('backbone.layers', 'backbone.patch_embed'))

@@ -10,7 +10,7 @@ from swinv2_backbone import SwinTransformerV2
 from tests.helpers.models import SMALL_ARCH
 from tools.model_converters import convert_checkpoint
 
-from .implementations import CLASSES, NAMES, PEERS, fill, need
+from .implementations import CLASSES, IMPLEMENTATIONS, NAMES, fill, need
 from .ours import stages_of
 
 load_file = pytest.importorskip('safetensors.torch').load_file
@@ -22,40 +22,63 @@ TRAINED = {128: [4, 4, 4, 4], 64: [4, 4, 4, 2]}
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch):
-    """Writes a lively model of ours in a format, and reads it back."""
+    """Writes a random_parameter model of ours in a format, and reads it back."""
     torch.manual_seed(0)
+
     def write(name, head, safetensors, size):
-        model = fill(SwinTransformerV2(SMALL_ARCH, window_size=WINDOW, drop_path_rate=0.0,
-                                       pretrained_window_sizes=TRAINED[size]))
+        model = fill(
+            SwinTransformerV2(
+                SMALL_ARCH,
+                window_size=WINDOW,
+                drop_path_rate=0.0,
+                pretrained_window_sizes=TRAINED[size],
+            )
+        )
         kept = 'norm3' if name != 'timm_features' else 'none'
-        state = {key: value for key, value in model.state_dict().items()
-                 if not key.startswith('norm') or key.startswith(kept)}
+        state = {
+            key: value
+            for key, value in model.state_dict().items()
+            if not key.startswith('norm') or key.startswith(kept)
+        }
         if head:
             state = {f'backbone.{key}': value for key, value in state.items()}
             state |= {'head.fc.weight': torch.randn(CLASSES, 128), 'head.fc.bias': torch.randn(10)}
         torch.save(state, tmp_path / 'ours.pth')
         there = tmp_path / ('there' if name == 'hf' else 'there.bin')
-        monkeypatch.setattr(sys, 'argv', [
-            '', str(tmp_path / 'ours.pth'), str(there), '--to', name,
-            '--pretrained-window-sizes', *map(str, TRAINED[size]),
-            *['--safetensors'] * safetensors])
+        monkeypatch.setattr(
+            sys,
+            'argv',
+            [
+                '',
+                str(tmp_path / 'ours.pth'),
+                str(there),
+                '--to',
+                name,
+                '--pretrained-window-sizes',
+                *map(str, TRAINED[size]),
+                *['--safetensors'] * safetensors,
+            ],
+        )
         convert_checkpoint.main()
         return model, there
+
     return write
 
 
 @pytest.mark.parametrize('safetensors', [False, True], ids=['torch', 'safetensors'])
 @pytest.mark.parametrize('size', TRAINED)
-@pytest.mark.parametrize('peer', PEERS, ids=NAMES)
-def test_loads_strictly_and_computes_the_same(convert, peer, size, safetensors):
-    need(peer.module)
-    name = type(peer).__name__
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS, ids=NAMES)
+def test_loads_strictly_and_computes_the_same(convert, implementation, size, safetensors):
+    need(implementation.module)
+    name = type(implementation).__name__
     head = name not in ('TimmFeatures', 'HfModel', 'HfBackbone')
-    ours, there = convert(peer.format, head, safetensors, size)
-    if peer.module == 'transformers':
+    ours, there = convert(implementation.format, head, safetensors, size)
+    if implementation.module == 'transformers':
         import transformers
-        theirs, info = getattr(transformers, peer.class_name).from_pretrained(
-            there, output_loading_info=True, local_files_only=True)
+
+        theirs, info = getattr(transformers, implementation.class_name).from_pretrained(
+            there, output_loading_info=True, local_files_only=True
+        )
         # A backbone has no final norm; every other key is taken and none is missing.
         spare = {'layernorm.weight', 'layernorm.bias'} if name == 'HfBackbone' else set()
         assert set(info['unexpected_keys']) == spare
@@ -65,7 +88,7 @@ def test_loads_strictly_and_computes_the_same(convert, peer, size, safetensors):
         assert config['pretrained_window_sizes'] == TRAINED[size]
         assert config['image_size'] == size
     else:
-        theirs = peer.build(SMALL_ARCH, WINDOW, size)
+        theirs = implementation.build(SMALL_ARCH, WINDOW, size)
         state = load_file(there) if safetensors else torch.load(there, weights_only=True)
         state = state.get('state_dict', state)
         shapes = {key: value.shape for key, value in theirs.state_dict().items()}
@@ -76,7 +99,7 @@ def test_loads_strictly_and_computes_the_same(convert, peer, size, safetensors):
             theirs.load_state_dict(state, strict=True)
     x = torch.randn(1, 3, size, size)
     with torch.inference_mode():
-        got, wanted = stages_of(ours, x)[0], peer.stages(theirs.eval(), x)
+        got, wanted = stages_of(ours, x)[0], implementation.stages(theirs.eval(), x)
     # On a map smaller than its window torchvision lets pads attend: the last is compared without.
     stages = 3 if name == 'Torchvision' and size == 64 else 4
     for a, b in list(zip(got, wanted, strict=True))[:stages]:
@@ -92,8 +115,10 @@ def load_as_far_as_mmpretrain_does(theirs, state):
         theirs.load_state_dict(theirs.state_dict(), strict=True)
     result = theirs.load_state_dict(state, strict=False)
     assert result.unexpected_keys == []
-    assert all(key.endswith(('relative_coords_table', 'relative_position_index'))
-               for key in result.missing_keys)
+    assert all(
+        key.endswith(('relative_coords_table', 'relative_position_index'))
+        for key in result.missing_keys
+    )
 
 
 def test_what_timm_uploads_is_understood(tmp_path):
@@ -101,10 +126,11 @@ def test_what_timm_uploads_is_understood(tmp_path):
     timm = need('timm')
     from timm.models.hub import save_for_hf
 
-    from swinv2_backbone.checkpoints.loading import load_checkpoint
+    from swinv2_backbone.checkpoints.loading import open_checkpoint
+
     model = timm.create_model('swinv2_tiny_window16_256.ms_in1k', num_classes=CLASSES)
     save_for_hf(model, str(tmp_path), safe_serialization=True)
-    converted = load_checkpoint(str(tmp_path / 'model.safetensors'))
+    converted = open_checkpoint(str(tmp_path / 'model.safetensors'))
     assert converted.format == 'timm'
     assert converted.told_by == 'config.json'
     assert converted.windows == {i: (w, w) for i, w in enumerate((16, 16, 16, 8))}

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from swinv2_backbone.checkpoints.formats import FORMATS
-from swinv2_backbone.checkpoints.loading import load_checkpoint
+from swinv2_backbone.checkpoints.loading import open_checkpoint
 
-from .implementations import CLASSES, NAMES, PEERS
+from .implementations import CLASSES, IMPLEMENTATIONS, NAMES
 from .ours import ours_from, stages_of
-from .recorded import ARCH, WINDOW, load, picture, record, sample, state_of
+from .recorded import ARCH, WINDOW, image, load, record, sample, state_of
 
 
 def save(recorded, folder):
@@ -26,27 +26,31 @@ def save(recorded, folder):
     return path
 
 
-@pytest.mark.parametrize(('name', 'peer'), list(zip(NAMES, PEERS, strict=True)), ids=NAMES)
-def test_the_record_is_what_the_library_says_today(tmp_path, name, peer):
-    recorded, live = load(name), record(peer, tmp_path)
+@pytest.mark.parametrize(
+    ('name', 'implementation'), list(zip(NAMES, IMPLEMENTATIONS, strict=True)), ids=NAMES
+)
+def test_the_record_is_what_the_library_says_today(tmp_path, name, implementation):
+    recorded, live = load(name), record(implementation, tmp_path)
     assert live['shapes'] == recorded['shapes']
     for ours, theirs in zip(recorded['maps'], live['maps'], strict=True):
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(('name', 'peer'), list(zip(NAMES, PEERS, strict=True)), ids=NAMES)
-def test_loads_and_gives_the_recorded_features(tmp_path, name, peer):
+@pytest.mark.parametrize(
+    ('name', 'implementation'), list(zip(NAMES, IMPLEMENTATIONS, strict=True)), ids=NAMES
+)
+def test_loads_and_gives_the_recorded_features(tmp_path, name, implementation):
     recorded = load(name)
     path = save(recorded, tmp_path)
-    converted = load_checkpoint(str(path))
-    assert converted.format == peer.format
+    converted = open_checkpoint(str(path))
+    assert converted.format == implementation.format
     classifier = any(shape == [CLASSES] for shape in recorded['shapes'].values())
     assert set(converted.head) == ({'head.weight', 'head.bias'} if classifier else set())
-    tells = 'timm' not in peer.format
+    tells = 'timm' not in implementation.format
     assert converted.windows == (dict.fromkeys(range(4), (WINDOW, WINDOW)) if tells else {})
     model = ours_from(path, ARCH, WINDOW, pretrained_window_sizes='auto' if tells else WINDOW)
     with torch.inference_mode():
-        maps = sample(stages_of(model, picture())[0])
+        maps = sample(stages_of(model, image())[0])
     for ours, theirs in zip(maps, recorded['maps'], strict=True):
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=0, atol=1e-5)
 
@@ -54,16 +58,17 @@ def test_loads_and_gives_the_recorded_features(tmp_path, name, peer):
 @pytest.mark.parametrize('name', NAMES)
 def test_every_name_of_theirs_is_ours_and_back(name):
     """Through the maps alone, bit for bit: theirs -> ours -> theirs."""
-    from swinv2_backbone.checkpoints.convert import convert_checkpoint
-    from swinv2_backbone.checkpoints.export import export_state
+    from swinv2_backbone.checkpoints.convert import to_backbone
+    from swinv2_backbone.checkpoints.export import from_backbone
+
     state = state_of(load(name))
-    converted = convert_checkpoint(state, name)
-    back = export_state(converted.state, converted.head, FORMATS[converted.format])
+    converted = to_backbone(state, name)
+    back = from_backbone(converted.state, converted.head, FORMATS[converted.format])
     geometry = {key for key in state if 'relative_' in key}
     assert set(back) == set(state) - geometry
     for key, value in back.items():
         wanted = state[key]
         if key.endswith('attn.qkv.bias'):  # torchvision's bias of the keys, which it ignores
             wanted = wanted.clone()
-            wanted[len(wanted) // 3:2 * len(wanted) // 3] = 0
+            wanted[len(wanted) // 3 : 2 * len(wanted) // 3] = 0
         assert torch.equal(value, wanted), key

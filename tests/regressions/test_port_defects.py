@@ -19,19 +19,25 @@ from swinv2_backbone.layers.position_bias import make_cpb_mlp, position_bias, re
 from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.checkpoint_files import official_state, save_official
 from tests.helpers.dense_reference import dense_forward
-from tests.helpers.models import SMALL_ARCH, enliven
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def assert_equals_reference(model, size, window):
     # In float64, where the two agree to rounding: any other difference is one of meaning.
-    model, picture = model.double(), torch.randn(2, 3, *size).double()
+    model, image = model.double(), torch.randn(2, 3, *size).double()
     pairs = [(window, window)] * 4
-    expected = dense_forward(model.state_dict(), picture, SMALL_ARCH['depths'],
-                             SMALL_ARCH['num_heads'], pairs, [(8, 8)] * 4)
+    expected = dense_forward(
+        model.state_dict(),
+        image,
+        SMALL_ARCH['depths'],
+        SMALL_ARCH['num_heads'],
+        pairs,
+        [(8, 8)] * 4,
+    )
     with torch.no_grad():
-        for ours, theirs in zip(model(picture), expected, strict=True):
+        for ours, theirs in zip(model(image), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 
@@ -42,7 +48,7 @@ def plain(monkeypatch):
 
 
 def test_drop_path_before_the_post_norm():
-    block = enliven(SwinTransformerBlock(16, 2, drop_path=0.5))
+    block = randomize_parameters(SwinTransformerBlock(16, 2, drop_path=0.5))
     grid = WindowGrid.for_map((8, 8), (8, 8), shifted=False)
     x = torch.randn(64, 8, 8, 16)
     attended = block.norm1(block.attn(x, grid, (8, 8)))
@@ -55,7 +61,7 @@ def test_drop_path_before_the_post_norm():
     torch.testing.assert_close(change[~dropped], 2 * attended[~dropped], rtol=1e-4, atol=1e-5)
 
 
-def test_post_norms_not_zero_initialised():
+def test_post_norms_not_zero_initialized():
     model = SwinTransformerV2(SMALL_ARCH).train()
     blocks = [block for stage in model.layers for block in stage.blocks]
     for block in blocks:
@@ -73,9 +79,13 @@ def test_train_returns_none():
 
 
 def test_patch_merging_norm_permuted_on_loading(tmp_path):
-    source = enliven(SwinTransformerV2(SMALL_ARCH))
-    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(
-        type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')))
+    source = randomize_parameters(SwinTransformerV2(SMALL_ARCH))
+    model = SwinTransformerV2(
+        SMALL_ARCH,
+        init_cfg=dict(
+            type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')
+        ),
+    )
     model.init_weights()
     for key, value in official_state(source).items():
         if '.downsample.' in key:
@@ -86,12 +96,16 @@ def test_whole_pretrained_window_list_handed_to_every_stage():
     per_stage = [16, 12, (6, 4), 8]
     model = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=per_stage)
     assert [stage.pretrained_window for stage in model.layers] == [
-        (16, 16), (12, 12), (6, 4), (8, 8)]
+        (16, 16),
+        (12, 12),
+        (6, 4),
+        (8, 8),
+    ]
 
 
 def test_pads_after_the_roll():
     grid = WindowGrid.for_map((9, 9), (8, 8), shifted=True)
-    rows = torch.arange(9.)[:, None].expand(9, 9)[None, ..., None]
+    rows = torch.arange(9.0)[:, None].expand(9, 9)[None, ..., None]
     first_window = grid.split(rows + 1)[0].reshape(8, 8)[:, 0]
     # Rolled up by 4: rows 4 to 8, then the pads (0); row 0 must not follow upon row 8.
     assert first_window.tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
@@ -104,23 +118,23 @@ def test_window_and_shift_frozen_in_the_constructor(small, implementation):
 
 
 def test_padded_tokens_are_attended_to(small, plain, monkeypatch):
-    model, picture = small(), torch.randn(1, 3, 72, 100)
+    model, image = small(), torch.randn(1, 3, 72, 100)
     with torch.no_grad():
-        expected = model(picture)
+        expected = model(image)
         pad = torch.nn.functional.pad
         monkeypatch.setattr(windows.F, 'pad', lambda x, widths: pad(x, widths, value=1e4))
-        maps = model.layers[0](model.patch_embed(picture))
+        maps = model.layers[0](model.patch_embed(image))
     torch.testing.assert_close(model.norm0(maps).permute(0, 3, 1, 2), expected[0])
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_zero_keys_of_pads_give_nan(small, implementation, dtype):
-    picture = torch.randn(1, 3, 200, 200)
+    image = torch.randn(1, 3, 200, 200)
     with torch.no_grad():
-        assert all(out.isfinite().all() for out in small().to(dtype)(picture.to(dtype)))
+        assert all(out.isfinite().all() for out in small().to(dtype)(image.to(dtype)))
     model = small().train()
     with torch.autocast('cpu', dtype):
-        sum(out.float().square().mean() for out in model(picture)).backward()
+        sum(out.float().square().mean() for out in model(image)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all(), name
 
@@ -136,24 +150,27 @@ def test_additive_mask_that_a_masked_key_beats():
 
 
 def test_mask_rebuilt_in_every_forward(small, implementation, monkeypatch):
-    model, picture = small(), torch.randn(1, 3, 92, 116)
-    model(picture)
+    model, image = small(), torch.randn(1, 3, 92, 116)
+    model(image)
     for builder in ('_axis_labels', '_axis_kinds'):
         monkeypatch.setattr(windows, builder, lambda *_, **__: pytest.fail('a mask was rebuilt'))
-    assert len(model(picture)) == 4
+    assert len(model(image)) == 4
 
 
 def test_position_bias_rerun_in_every_forward(small, monkeypatch):
-    model, picture = small(), torch.randn(1, 3, 64, 64)
+    model, image = small(), torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        model(picture)
-        monkeypatch.setattr(attention, 'position_bias',
-                            lambda *_: pytest.fail('a position bias was computed again'))
-        assert len(model(picture)) == 4
+        model(image)
+        monkeypatch.setattr(
+            attention, 'position_bias', lambda *_: pytest.fail('a position bias was computed again')
+        )
+        assert len(model(image)) == 4
 
 
-@pytest.mark.parametrize('config', ['segmentation/upernet_swinv2_tiny_ade20k.py',
-                                    'detection/mask_rcnn_swinv2_tiny_coco.py'])
+@pytest.mark.parametrize(
+    'config',
+    ['segmentation/upernet_swinv2_tiny_ade20k.py', 'detection/mask_rcnn_swinv2_tiny_coco.py'],
+)
 def test_weight_decay_on_what_should_not_decay(config):
     optim_wrapper = Config.fromfile(CONFIGS / config).optim_wrapper
     model = SwinTransformerV2(SMALL_ARCH)
@@ -163,16 +180,23 @@ def test_weight_decay_on_what_should_not_decay(config):
     for name, parameter in model.named_parameters():
         if decay[id(parameter)]:
             decaying.add(name.split('.', 4)[-1] if 'blocks' in name else name)
-    assert decaying == {'attn.qkv.weight', 'attn.proj.weight', 'mlp.fc1.weight', 'mlp.fc2.weight',
-                        'patch_embed.proj.weight',
-                        *(f'layers.{i}.downsample.reduction.weight' for i in range(3))}
+    assert decaying == {
+        'attn.qkv.weight',
+        'attn.proj.weight',
+        'mlp.fc1.weight',
+        'mlp.fc2.weight',
+        'patch_embed.proj.weight',
+        *(f'layers.{i}.downsample.reduction.weight' for i in range(3)),
+    }
 
 
 def test_checkpoint_that_matches_nothing_loads_silently(tmp_path):
     path = tmp_path / 'v1.pth'
-    v1 = {key.replace('cpb_mlp.2.weight', 'relative_position_bias_table'): value
-          for key, value in official_state(SwinTransformerV2(SMALL_ARCH)).items()
-          if 'cpb_mlp.0' not in key and 'logit_scale' not in key}
+    v1 = {
+        key.replace('cpb_mlp.2.weight', 'relative_position_bias_table'): value
+        for key, value in official_state(SwinTransformerV2(SMALL_ARCH)).items()
+        if 'cpb_mlp.0' not in key and 'logit_scale' not in key
+    }
     model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     torch.save({'model': v1}, path)
     with pytest.raises(CheckpointError, match='Swin Transformer V1'):
@@ -185,9 +209,13 @@ def test_checkpoint_that_matches_nothing_loads_silently(tmp_path):
 
 
 def test_wrapped_official_file_loads_as_nothing(tmp_path):
-    source = enliven(SwinTransformerV2(SMALL_ARCH))
-    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(
-        type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')))
+    source = randomize_parameters(SwinTransformerV2(SMALL_ARCH))
+    model = SwinTransformerV2(
+        SMALL_ARCH,
+        init_cfg=dict(
+            type='Pretrained', checkpoint=save_official(source, tmp_path / 'official.pth')
+        ),
+    )
     model.init_weights()
     for key, value in source.state_dict().items():
         if not key.startswith(('norm0', 'norm1', 'norm2')):
@@ -203,7 +231,7 @@ def test_window_one_divides_by_zero():
 
 
 def test_window_change_stretches_the_bias():
-    cpb_mlp = enliven(make_cpb_mlp(2))
+    cpb_mlp = randomize_parameters(make_cpb_mlp(2))
     at_8 = position_bias(cpb_mlp, (8, 8), (8, 8)).reshape(2, 8, 8, 8, 8)
     at_16 = position_bias(cpb_mlp, (16, 16), (8, 8)).reshape(2, 16, 16, 16, 16)
     torch.testing.assert_close(at_8, at_16[:, :8, :8, :8, :8])

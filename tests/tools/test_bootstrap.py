@@ -27,8 +27,11 @@ def venv(tmp_path, monkeypatch):
 def test_constraints_pin_everything_that_is_installed():
     for name in bootstrap.BASE + bootstrap.STACK:
         assert re.fullmatch(r'\d[\w.]*', bootstrap.pinned(name)), name
-    lines = [line for line in (ROOT / 'constraints.txt').read_text().splitlines()
-             if not line.startswith('#')]
+    lines = [
+        line
+        for line in (ROOT / 'constraints.txt').read_text().splitlines()
+        if not line.startswith('#')
+    ]
     assert all(re.fullmatch(r'[\w.-]+==\d[\w.]*', line) for line in lines)
 
 
@@ -43,8 +46,9 @@ def test_missing_compiler_and_headers(venv, monkeypatch):
     monkeypatch.setattr(bootstrap.sysconfig, 'get_paths', lambda: {'include': '/nowhere'})
     with pytest.raises(bootstrap.SetupError) as caught:
         bootstrap.check_machine()
-    assert str(caught.value) == ("a C++ compiler and Python's headers not found; on Debian: apt "
-                                 'install g++ python3.11-dev')
+    assert str(caught.value) == (
+        "a C++ compiler and Python's headers not found; on Debian: apt install g++ python3.11-dev"
+    )
 
 
 def test_a_wheel_at_hand_needs_no_compiler(venv, monkeypatch, tmp_path):
@@ -57,10 +61,12 @@ def test_a_wheel_at_hand_needs_no_compiler(venv, monkeypatch, tmp_path):
 
 
 def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
-    code = ("import signal, sys; from tools.misc import bootstrap as b; "
-            f"b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; "
-            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
-            f"b.run(['bash', '-c', 'sleep 1000 & echo $! > {venv}.pid; wait'], 'x')")
+    code = (
+        'import signal, sys; from tools.misc import bootstrap as b; '
+        f'b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; '
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
+        f"b.run(['bash', '-c', 'sleep 1000 & echo $! > {venv}.pid; wait'], 'x')"
+    )
     start = [sys.executable, '-u', '-c', code]
     first = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
     assert first.stdout.readline() == 'held\n'
@@ -96,24 +102,48 @@ def test_another_failure_names_the_reason_and_the_log(venv):
     code = 'print("ERROR: No matching distribution found for x==1"); raise SystemExit(1)'
     with pytest.raises(bootstrap.SetupError) as caught:
         bootstrap.run([sys.executable, '-c', code], 'could not install x')
-    assert re.fullmatch(r'could not install x: No matching distribution found for x==1 '
-                        r'\(all of it: .*install\.log\)', str(caught.value))
+    assert re.fullmatch(
+        r'could not install x: No matching distribution found for x==1 '
+        r'\(all of it: .*install\.log\)',
+        str(caught.value),
+    )
 
 
 def test_no_network_for_real(tmp_path):
     """pip's own words when there is no index to be reached."""
-    command = [sys.executable, '-m', 'pip', 'download', '--retries', '1', '--no-deps', '-d',
-               tmp_path, 'a-package-that-does-not-exist']
-    result = subprocess.run(command, capture_output=True, text=True, env={
-        **os.environ, 'PIP_INDEX_URL': 'http://127.0.0.1:9/simple', 'PIP_EXTRA_INDEX_URL': '',
-        'PIP_CONFIG_FILE': os.devnull})
+    command = [
+        sys.executable,
+        '-m',
+        'pip',
+        'download',
+        '--retries',
+        '1',
+        '--no-deps',
+        '-d',
+        tmp_path,
+        'a-package-that-does-not-exist',
+    ]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            'PIP_INDEX_URL': 'http://127.0.0.1:9/simple',
+            'PIP_EXTRA_INDEX_URL': '',
+            'PIP_CONFIG_FILE': os.devnull,
+        },
+    )
     assert any(sign in result.stdout + result.stderr for sign in bootstrap.NETWORK_SIGNS)
 
 
 def test_half_installed_packages_are_removed(venv):
     site = venv / 'lib' / 'python3.11' / 'site-packages'
-    for name, files, record in (('whole', ['whole/a.py'], True), ('no_record', ['b.py'], False),
-                                ('file_missing', ['c.py'], True)):
+    for name, files, record in (
+        ('whole', ['whole/a.py'], True),
+        ('no_record', ['b.py'], False),
+        ('file_missing', ['c.py'], True),
+    ):
         info = site / f'{name}-1.0.dist-info'
         info.mkdir(parents=True)
         (info / 'METADATA').write_text(f'Name: {name}\nVersion: 1.0\n')
@@ -140,22 +170,28 @@ def test_installed_only_for_the_same_constraints(venv, monkeypatch, tmp_path):
 
 def test_parses_on_old_pythons():
     import ast
+
     assert ast.parse((ROOT / 'tools/misc/bootstrap.py').read_text(), feature_version=(3, 6)).body
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['demo', 'TASK=classification'], "TASK: got 'classification', allowed: segmentation or"),
-    (['env', 'PYTHON=/nowhere/python'], 'no Python found')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['demo', 'TASK=classification'], "TASK: got 'classification', allowed: segmentation or"),
+        (['env', 'PYTHON=/nowhere/python'], 'no Python found'),
+    ],
+)
 def test_make_refuses_in_one_line(arguments, message):
-    result = subprocess.run(['make', '-C', ROOT, '--no-print-directory', *arguments],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        ['make', '-C', ROOT, '--no-print-directory', *arguments], capture_output=True, text=True
+    )
     assert result.returncode
     assert message in result.stderr.splitlines()[0]
 
 
 def test_peers_are_installed_whole_and_once(venv, monkeypatch):
     """Into folders that appear when they are complete, and again when a pin changes."""
-    monkeypatch.setattr(bootstrap, 'PEERS_FOLDER', str(venv / 'peers'))
+    monkeypatch.setattr(bootstrap, 'IMPLEMENTATIONS_FOLDER', str(venv / 'implementations'))
     calls = []
 
     def pip(*args, failure):
@@ -167,14 +203,17 @@ def test_peers_are_installed_whole_and_once(venv, monkeypatch):
 
     monkeypatch.setattr(bootstrap, 'pip', pip)
     with pytest.raises(bootstrap.SetupError):
-        bootstrap.set_up_peers()
-    assert (venv / 'peers/hf/installed').exists()
-    assert not (venv / 'peers/mmpretrain').exists()
-    bootstrap.set_up_peers()
-    bootstrap.set_up_peers()
+        bootstrap.set_up_implementations()
+    assert (venv / 'implementations/hf/installed').exists()
+    assert not (venv / 'implementations/mmpretrain').exists()
+    bootstrap.set_up_implementations()
+    bootstrap.set_up_implementations()
     assert len(calls) == 3
     assert {pin for args in calls for pin in args if '==' in pin} == {
-        f'{name}=={bootstrap.pinned(name)}' for names in bootstrap.PEERS.values() for name in names}
+        f'{name}=={bootstrap.pinned(name)}'
+        for names in bootstrap.IMPLEMENTATIONS.values()
+        for name in names
+    }
     monkeypatch.setattr(bootstrap, 'pinned', lambda name: '0')
-    bootstrap.set_up_peers()
+    bootstrap.set_up_implementations()
     assert len(calls) == 5

@@ -16,8 +16,8 @@ from swinv2_backbone.checkpoints.errors import CheckpointError
 from swinv2_backbone.checkpoints.export import mlp_ratio_of
 from swinv2_backbone.checkpoints.files import read_checkpoint
 from swinv2_backbone.checkpoints.formats import FORMATS
-from swinv2_backbone.checkpoints.loading import load_checkpoint
-from tests.helpers.models import enliven
+from swinv2_backbone.checkpoints.loading import open_checkpoint
+from tests.helpers.models import randomize_parameters
 from tests.parity.implementations import CLASSES
 from tests.parity.recorded import ARCH, SIZE, WINDOW, load
 from tools.model_converters import convert_checkpoint
@@ -27,9 +27,14 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip('safetensors')
 
 # The record that each format's classifier, and each format's headless model, must equal.
-RECORDS = {('mmpretrain', True): 'Mmpretrain', ('hf', True): 'Hf', ('timm', True): 'Timm',
-           ('torchvision', True): 'Torchvision', ('hf', False): 'HfModel',
-           ('timm_features', False): 'TimmFeatures'}
+RECORDS = {
+    ('mmpretrain', True): 'Mmpretrain',
+    ('hf', True): 'Hf',
+    ('timm', True): 'Timm',
+    ('torchvision', True): 'Torchvision',
+    ('hf', False): 'HfModel',
+    ('timm_features', False): 'TimmFeatures',
+}
 
 
 def run(monkeypatch, *args):
@@ -39,9 +44,14 @@ def run(monkeypatch, *args):
 
 def source(folder, head=True, windows=WINDOW, norms=('norm3',)):
     """A file of ours: a backbone with its output norms, inside a classifier or alone."""
-    model = enliven(SwinTransformerV2(ARCH, window_size=WINDOW, pretrained_window_sizes=windows))
-    state = {key: value for key, value in model.state_dict().items()
-             if not key.startswith('norm') or key.startswith(norms)}
+    model = randomize_parameters(
+        SwinTransformerV2(ARCH, window_size=WINDOW, pretrained_window_sizes=windows)
+    )
+    state = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.startswith('norm') or key.startswith(norms)
+    }
     if head:
         state = {f'backbone.{key}': value for key, value in state.items()}
         state |= {'head.fc.weight': torch.randn(CLASSES, 64), 'head.fc.bias': torch.randn(CLASSES)}
@@ -68,15 +78,16 @@ def test_there_and_back_is_bit_exact(tmp_path, monkeypatch, name, head, safetens
     written = read_checkpoint(there)
     written = written.get(FORMATS[name].wrapper, written)
     if recorded := RECORDS.get((name, head)):
-        assert {key: list(value.shape) for key, value in written.items()} == load(
-            recorded)['shapes']
+        assert {key: list(value.shape) for key, value in written.items()} == load(recorded)[
+            'shapes'
+        ]
     run(monkeypatch, there, tmp_path / 'back.pth', '--to', 'swinv2_backbone')
     back = read_checkpoint(tmp_path / 'back.pth')['state_dict']
     assert back.keys() == state.keys()
     for key, value in state.items():
         assert torch.equal(back[key], value), key
         assert back[key].dtype == value.dtype
-    assert load_checkpoint(str(there)).windows == dict.fromkeys(range(4), (WINDOW, WINDOW))
+    assert open_checkpoint(str(there)).windows == dict.fromkeys(range(4), (WINDOW, WINDOW))
 
 
 def test_official_geometry(tmp_path, monkeypatch):
@@ -107,18 +118,40 @@ def test_official_geometry(tmp_path, monkeypatch):
 def test_transferred_windows_keep_their_unit(tmp_path, monkeypatch):
     """Trained at 4, written for window 8: the tables say so, and loading finds 4 again."""
     ours, _ = source(tmp_path)
-    run(monkeypatch, ours, tmp_path / 'w8.pth', '--to', 'official', '--pretrained-window-sizes', 4,
-        '--window-size', 8, '--img-size', 256)
+    run(
+        monkeypatch,
+        ours,
+        tmp_path / 'w8.pth',
+        '--to',
+        'official',
+        '--pretrained-window-sizes',
+        4,
+        '--window-size',
+        8,
+        '--img-size',
+        256,
+    )
     state = read_checkpoint(tmp_path / 'w8.pth')['model']
     assert state['layers.0.blocks.0.attn.relative_coords_table'].shape == (1, 15, 15, 2)
-    assert load_checkpoint(str(tmp_path / 'w8.pth')).windows == dict.fromkeys(range(4), (4, 4))
+    assert open_checkpoint(str(tmp_path / 'w8.pth')).windows == dict.fromkeys(range(4), (4, 4))
 
 
 def test_the_running_window_of_the_source_is_kept(tmp_path, monkeypatch):
     """Trained at 4, last run at 8 on 256 px: so does what is made of it, in every format."""
     ours, _ = source(tmp_path)
-    run(monkeypatch, ours, tmp_path / 'w8.pth', '--to', 'official', '--pretrained-window-sizes', 4,
-        '--window-size', 8, '--img-size', 256)
+    run(
+        monkeypatch,
+        ours,
+        tmp_path / 'w8.pth',
+        '--to',
+        'official',
+        '--pretrained-window-sizes',
+        4,
+        '--window-size',
+        8,
+        '--img-size',
+        256,
+    )
     run(monkeypatch, tmp_path / 'w8.pth', tmp_path / 'hf', '--to', 'hf')
     config = json.loads((tmp_path / 'hf/config.json').read_text())
     assert (config['window_size'], config['image_size']) == (8, 256)
@@ -131,8 +164,11 @@ def test_the_running_window_of_the_source_is_kept(tmp_path, monkeypatch):
 
 def test_the_running_window_of_a_known_release_is_kept():
     """timm's file of 12to16 tells by its name alone that it runs with 16 at 256 px."""
-    args = argparse.Namespace(src='hf://timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k',
-                              window_size=None, img_size=None)
+    args = argparse.Namespace(
+        src='hf://timm/swinv2_base_window12to16_192to256.ms_in22k_ft_in1k',
+        window_size=None,
+        img_size=None,
+    )
     converted = Converted('timm', '', {})
     trained = [(12, 12)] * 3 + [(6, 6)]
     assert convert_checkpoint.running(args, converted, trained) == (16, 256)
@@ -144,13 +180,23 @@ def test_the_running_window_of_a_known_release_is_kept():
 
 def test_torchvisions_windows_do_not_shrink(tmp_path, monkeypatch):
     ours, _ = source(tmp_path, windows=[4, 4, 4, 2])
-    run(monkeypatch, ours, tmp_path / 'tv.pth', '--to', 'torchvision', '--pretrained-window-sizes',
-        4, 4, 4, 2)
+    run(
+        monkeypatch,
+        ours,
+        tmp_path / 'tv.pth',
+        '--to',
+        'torchvision',
+        '--pretrained-window-sizes',
+        4,
+        4,
+        4,
+        2,
+    )
     state = read_checkpoint(tmp_path / 'tv.pth')
     table = state['features.7.0.attn.relative_coords_table']
     assert table.shape == (1, 7, 7, 2)  # of 4 tokens, in units of 2
     assert table.max().item() == pytest.approx(math.log2(1 + 8 * 3) / 3)
-    assert load_checkpoint(str(tmp_path / 'tv.pth')).windows[3] == (2, 2)
+    assert open_checkpoint(str(tmp_path / 'tv.pth')).windows[3] == (2, 2)
 
 
 def test_hf_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
@@ -160,7 +206,9 @@ def test_hf_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
         run(monkeypatch, ours, tmp_path / 'hf', *arguments('hf'))
     run(monkeypatch, ours, tmp_path / 'hf', *arguments('hf'), '--force')
     assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == [
-        'config.json', 'pytorch_model.bin']
+        'config.json',
+        'pytorch_model.bin',
+    ]
 
 
 def test_labels_are_carried_over(tmp_path, monkeypatch):
@@ -176,11 +224,24 @@ def test_labels_are_carried_over(tmp_path, monkeypatch):
 @pytest.mark.parametrize('ratio', [2.7, 0.9, 4.0, 3.3333])
 def test_mlp_ratios_are_found_again(tmp_path, monkeypatch, ratio):
     model = SwinTransformerV2(ARCH, mlp_ratio=ratio)
-    assert SwinTransformerV2(ARCH, mlp_ratio=mlp_ratio_of(model.state_dict())).state_dict()[
-        'layers.2.blocks.0.mlp.fc1.bias'].shape == model.layers[2].blocks[0].mlp.fc1.bias.shape
+    assert (
+        SwinTransformerV2(ARCH, mlp_ratio=mlp_ratio_of(model.state_dict()))
+        .state_dict()['layers.2.blocks.0.mlp.fc1.bias']
+        .shape
+        == model.layers[2].blocks[0].mlp.fc1.bias.shape
+    )
     torch.save(model.state_dict(), tmp_path / 'ours.pth')
-    run(monkeypatch, tmp_path / 'ours.pth', tmp_path / 'x.pth', '--to', 'timm', '--drop', 'norm0',
-        'norm1', 'norm2')
+    run(
+        monkeypatch,
+        tmp_path / 'ours.pth',
+        tmp_path / 'x.pth',
+        '--to',
+        'timm',
+        '--drop',
+        'norm0',
+        'norm1',
+        'norm2',
+    )
 
 
 def test_parts_of_a_model_are_refused(tmp_path, monkeypatch):
@@ -209,30 +270,69 @@ def test_output_norms_that_have_no_place(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r'the timm format has no place for norm0\.weight, '):
         run(monkeypatch, ours, tmp_path / 'x.pth', *arguments('timm'))
     assert not (tmp_path / 'x.pth').exists()
-    run(monkeypatch, ours, tmp_path / 'x.pth', *arguments('timm'), '--drop', 'norm0', 'norm1',
-        'norm2')
+    run(
+        monkeypatch,
+        ours,
+        tmp_path / 'x.pth',
+        *arguments('timm'),
+        '--drop',
+        'norm0',
+        'norm1',
+        'norm2',
+    )
     run(monkeypatch, ours, tmp_path / 'y.pth', *arguments('mmpretrain'), '--drop', 'head')
     assert not any('head' in key for key in read_checkpoint(tmp_path / 'y.pth')['state_dict'])
 
 
-@pytest.mark.parametrize(('arguments', 'error', 'message'), [
-    (['absent.pth', 'x.pth', '--to', 'timm'], FileNotFoundError, 'no such file'),
-    (['ours.pth', 'ours.pth', '--to', 'timm'], UserError, 'ours.pth exists; --force overwrites'),
-    (['ours.pth', 'ours.pth', '--to', 'hf'], UserError, 'is a file; for hf, DST is a folder'),
-    (['ours.pth', '.', '--to', 'timm'], UserError, 'is a folder; for timm, DST is a file'),
-    (['ours.pth', 'x.pth', '--to', 'official'], UserError,
-     'does not tell the windows .* official format notes them: give --pretrained-window-sizes'),
-    (['ours.pth', 'x.pth', '--to', 'official', '--pretrained-window-sizes', '4', '4', '4'],
-     ValueError, r'--pretrained-window-sizes: got \[4, 4, 4\], 3 entries, allowed'),
-    (['ours.pth', 'x.pth', '--to', 'official', '--pretrained-window-sizes', '4', '--img-size',
-      '100'], CheckpointError, r'do not divide .* choose other --window-size or --img-size'),
-    (['ours.pth', 'x.pth', '--to', 'timm', '--drop', 'norm0'], UserError, 'has no norm0'),
-    (['ours.pth', 'x-0123abcd.pth', '--to', 'timm'], UserError, 'at its end say sha256'),
-    (['ours.pth', 'x.pth', '--to', 'timm', '--img-size', '256'], UserError,
-     'the timm format keeps neither'),
-    (['ours.pth', 'x', '--to', 'hf', '--pretrained-window-sizes', '4', '6'], CheckpointError,
-     r'no place for pretrained windows of \[\(4, 6\)'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (['absent.pth', 'x.pth', '--to', 'timm'], FileNotFoundError, 'no such file'),
+        (
+            ['ours.pth', 'ours.pth', '--to', 'timm'],
+            UserError,
+            'ours.pth exists; --force overwrites',
+        ),
+        (['ours.pth', 'ours.pth', '--to', 'hf'], UserError, 'is a file; for hf, DST is a folder'),
+        (['ours.pth', '.', '--to', 'timm'], UserError, 'is a folder; for timm, DST is a file'),
+        (
+            ['ours.pth', 'x.pth', '--to', 'official'],
+            UserError,
+            'does not tell the windows .* official format notes them: give --pretrained-window-sizes',
+        ),
+        (
+            ['ours.pth', 'x.pth', '--to', 'official', '--pretrained-window-sizes', '4', '4', '4'],
+            ValueError,
+            r'--pretrained-window-sizes: got \[4, 4, 4\], 3 entries, allowed',
+        ),
+        (
+            [
+                'ours.pth',
+                'x.pth',
+                '--to',
+                'official',
+                '--pretrained-window-sizes',
+                '4',
+                '--img-size',
+                '100',
+            ],
+            CheckpointError,
+            r'do not divide .* choose other --window-size or --img-size',
+        ),
+        (['ours.pth', 'x.pth', '--to', 'timm', '--drop', 'norm0'], UserError, 'has no norm0'),
+        (['ours.pth', 'x-0123abcd.pth', '--to', 'timm'], UserError, 'at its end say sha256'),
+        (
+            ['ours.pth', 'x.pth', '--to', 'timm', '--img-size', '256'],
+            UserError,
+            'the timm format keeps neither',
+        ),
+        (
+            ['ours.pth', 'x', '--to', 'hf', '--pretrained-window-sizes', '4', '6'],
+            CheckpointError,
+            r'no place for pretrained windows of \[\(4, 6\)',
+        ),
+    ],
+)
 def test_mistakes(tmp_path, monkeypatch, arguments, error, message):
     source(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -260,12 +360,21 @@ def test_an_incomplete_source_raises(tmp_path, monkeypatch):
 def test_as_a_command(tmp_path):
     ours, _ = source(tmp_path)
     command = [sys.executable, 'tools/model_converters/convert_checkpoint.py']
-    done = subprocess.run([*command, ours, tmp_path / 'x.pth', '--to', 'timm'], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, ours, tmp_path / 'x.pth', '--to', 'timm'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.splitlines()[-1] == (
-        f'{ours} (swinv2_backbone) -> {tmp_path / "x.pth"} (timm): 119 tensors')
-    failed = subprocess.run([*command, ours, tmp_path / 'y.pth', '--to', 'keras'], cwd=ROOT,
-                            capture_output=True, text=True)
+        f'{ours} (swinv2_backbone) -> {tmp_path / "x.pth"} (timm): 119 tensors'
+    )
+    failed = subprocess.run(
+        [*command, ours, tmp_path / 'y.pth', '--to', 'keras'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert failed.returncode == 2
     assert "invalid choice: 'keras'" in failed.stderr
     assert len(failed.stderr.splitlines()) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.models import enliven
+from tests.helpers.models import randomize_parameters
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
@@ -25,12 +25,15 @@ CONFIG = ROOT / 'configs/segmentation/upernet_swinv2_tiny_shapes.py'
 def export(*arguments):
     return subprocess.run(
         [sys.executable, ROOT / 'tools/deployment/export_onnx.py', *map(str, arguments)],
-        capture_output=True, text=True, timeout=300)
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope='module')
 def segmentor(tmp_path_factory):
-    """A small UperNet: its config, and a checkpoint with lively weights."""
+    """A small UperNet: its config, and a checkpoint with random_parameter weights."""
     folder = tmp_path_factory.mktemp('segmentor')
     config, channels = folder / 'small.py', [16, 32, 64, 128]
     config.write_text(f"""
@@ -44,7 +47,7 @@ model = dict(
     cfg = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(cfg.model)
-    enliven(model.backbone)
+    randomize_parameters(model.backbone)
     torch.save({'state_dict': model.state_dict()}, folder / 'small.pth')
     return config, folder / 'small.pth'
 
@@ -52,6 +55,7 @@ model = dict(
 @pytest.mark.parametrize('what', [[], ['--backbone']], ids=['segmentor', 'backbone'])
 def test_onnxruntime_agrees(segmentor, tmp_path, what):
     import onnxruntime
+
     out = tmp_path / 'new' / 'model.onnx'
     result = export(*segmentor, '--out', out, '--size', '100', '136', *what)  # pads everywhere
     assert result.returncode == 0, result.stderr[-2000:]
@@ -68,44 +72,50 @@ def test_onnxruntime_agrees(segmentor, tmp_path, what):
 @pytest.mark.parametrize('what', [[], ['--backbone']], ids=['segmentor', 'backbone'])
 def test_one_file_for_many_sizes(segmentor, tmp_path, what):
     import onnxruntime
+
     out = tmp_path / 'model.onnx'
     result = export(*segmentor, '--out', out, '--size', '512', '768', '--dynamic', *what)
     assert result.returncode == 0, result.stderr[-2000:]
     assert 'compared at (512, 768) and (768, 1280)' in result.stdout
-    picture, = onnxruntime.InferenceSession(out).get_inputs()
-    assert picture.shape[:2] == [1, 3]
-    assert all(isinstance(side, str) for side in picture.shape[2:]), picture.shape
+    (image,) = onnxruntime.InferenceSession(out).get_inputs()
+    assert image.shape[:2] == [1, 3]
+    assert all(isinstance(side, str) for side in image.shape[2:]), image.shape
 
 
 @pytest.mark.parametrize('size', [(7, 16), (25, 33), (5, 4), (1, 1)])
 @pytest.mark.parametrize('bins', [(1, 1), (3, 3), (6, 2)])
 def test_pooling_without_fixed_bins(size, bins):
     from tools.deployment.export_onnx import without_fixed_bins
-    picture = torch.randn(2, 3, *size)
+
+    image = torch.randn(2, 3, *size)
     wanted = nn.Sequential(nn.AdaptiveAvgPool2d(bins))
     found = without_fixed_bins(copy.deepcopy(wanted))
     assert not any(isinstance(module, nn.AdaptiveAvgPool2d) for module in found.modules())
-    torch.testing.assert_close(found(picture), wanted(picture))
+    torch.testing.assert_close(found(image), wanted(image))
 
 
 def test_a_difference_is_noticed(segmentor, tmp_path, monkeypatch):
     from tools.deployment import export_onnx
+
     cfg = Config.fromfile(segmentor[0])
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(cfg.model).backbone.eval()
-    enliven(model)
-    picture = torch.randn(1, 3, 64, 64)
-    export_onnx.export(model, picture, ['a', 'b', 'c', 'd'], tmp_path / 'model.onnx')
-    assert export_onnx.largest_difference(model, picture, tmp_path / 'model.onnx') <= 1e-5
+    randomize_parameters(model)
+    image = torch.randn(1, 3, 64, 64)
+    export_onnx.export(model, image, ['a', 'b', 'c', 'd'], tmp_path / 'model.onnx')
+    assert export_onnx.largest_difference(model, image, tmp_path / 'model.onnx') <= 1e-5
     with torch.no_grad():
         model.layers[3].blocks[0].attn.logit_scale += 0.1
-    assert export_onnx.largest_difference(model, picture, tmp_path / 'model.onnx') > 1e-4
+    assert export_onnx.largest_difference(model, image, tmp_path / 'model.onnx') > 1e-4
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['--size', '1', '2', '3'], '--size: got 3 numbers, allowed: a side, or height and width'),
-    (['--out', 'model.pt'], "--out: got 'model.pt', allowed: a .onnx file"),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--size', '1', '2', '3'], '--size: got 3 numbers, allowed: a side, or height and width'),
+        (['--out', 'model.pt'], "--out: got 'model.pt', allowed: a .onnx file"),
+    ],
+)
 def test_bad_arguments_on_one_line(segmentor, tmp_path, arguments, message):
     result = export(*segmentor, '--out', tmp_path / 'model.onnx', *arguments)
     assert result.returncode == 2
@@ -117,7 +127,8 @@ def test_sizes_that_a_file_of_many_sizes_cannot_be_traced_at(segmentor, tmp_path
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith(
         "--size: got 256 x 256, allowed with --dynamic and the config's windows: multiples of "
-        '256 x 256, from 2 to 62 times')
+        '256 x 256, from 2 to 62 times'
+    )
     assert not (tmp_path / 'model.onnx').exists()
 
 

@@ -26,8 +26,10 @@ def shapes(tmp_path_factory):
 
 def digest(folder):
     files = sorted(p for p in folder.rglob('*') if p.is_file())
-    return [(p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest())
-            for p in files]
+    return [
+        (p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest())
+        for p in files
+    ]
 
 
 def test_same_arguments_same_files(shapes, tmp_path):
@@ -44,15 +46,15 @@ def test_masks_and_label_maps_agree(shapes):
         assert [c['name'] for c in coco['categories']] == list(CLASSES[1:])
         for image in coco['images']:
             labels = cv2.imread(str(shapes / 'semseg' / split / image['file_name']), -1)
-            picture = cv2.imread(str(shapes / 'images' / split / image['file_name']))
-            assert picture.shape == (64, 64, 3)
+            pixels = cv2.imread(str(shapes / 'images' / split / image['file_name']))
+            assert pixels.shape == (64, 64, 3)
             rebuilt = np.zeros_like(labels)
             for a in (a for a in coco['annotations'] if a['image_id'] == image['id']):
                 mask = rle.decode(a['segmentation']).astype(bool)
                 assert not rebuilt[mask].any(), 'visible parts do not overlap'
                 assert a['area'] == mask.sum() >= 16
                 x, y, w, h = (int(v) for v in a['bbox'])
-                assert mask[y:y + h, x:x + w].sum() == mask.sum()
+                assert mask[y : y + h, x : x + w].sum() == mask.sum()
                 rebuilt[mask] = a['category_id']
                 found.add(a['category_id'])
             assert np.array_equal(rebuilt, labels)
@@ -80,13 +82,19 @@ def test_goes_on_after_an_interruption(tmp_path):
     assert not (tmp_path / 'shapes.partial').exists()
 
 
-@pytest.mark.parametrize(('option', 'message'), [
-    (['--size', '8'], '--size: got 8, allowed: at least 32'),
-    (['--train', '0'], '--train: got 0'), (['--seed', '-1'], '--seed: got -1')])
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (['--size', '8'], '--size: got 8, allowed: at least 32'),
+        (['--train', '0'], '--train: got 0'),
+        (['--seed', '-1'], '--seed: got -1'),
+    ],
+)
 def test_bad_options(tmp_path, option, message):
     script = Path(__file__).parents[2] / 'tools/dataset_converters/make_shapes.py'
-    result = subprocess.run([sys.executable, script, '--out', tmp_path / 'x', *option],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, script, '--out', tmp_path / 'x', *option], capture_output=True, text=True
+    )
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / 'x').exists()

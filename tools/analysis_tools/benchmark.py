@@ -1,6 +1,6 @@
 """Time this backbone against other implementations of SwinV2, side by side.
 
-In a round every contestant does one step after the other, each in a process of its own, so that
+In a round every implementation does one step after the other, each in a process of its own, so that
 what slows the machine down slows all of them. Prints a table a case, and writes results.json (with
 all raw times), results.md and chart.png after each case.
 """
@@ -23,11 +23,11 @@ from tools.benchmarking import machine, report
 from tools.benchmarking.arguments import cases_of, parse_args
 from tools.benchmarking.cases import LABELS, Case
 from tools.benchmarking.process import Worker, WorkerError
-from tools.benchmarking.statistics import summarise
+from tools.benchmarking.statistics import summarize
 from tools.utils import cli
 
 # Threads of OpenMP's go on spinning for some milliseconds after their last work; the next
-# contestant is to have the machine for itself.
+# implementation is to have the machine for itself.
 _CALM = 0.05
 
 
@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 
 def large(needs: list[int], device: str) -> bool:
-    """Whether what contestants need, in bytes, is more than half of the memory taken together.
+    """Whether what implementations need, in bytes, is more than half of the memory taken together.
 
     Then idle workers cannot be left with what the allocator keeps for their next step.
     """
@@ -49,7 +49,7 @@ def large(needs: list[int], device: str) -> bool:
 
 
 class Race:
-    """The contestants of a case. One that fails is left out, and the others go on.
+    """The implementations of a case. One that fails is left out, and the others go on.
 
     Args:
         case: What is measured.
@@ -79,15 +79,22 @@ class Race:
             self.workers.pop(name).close()
 
     def _prepare(self, name: str) -> None:
-        """Build a contestant; its first steps, and its memory."""
+        """Build an implementation; its first steps, and its memory."""
         args, train = self.args, self.case.mode == 'train'
         worker = self.workers[name]
         more = dict(windows_at_once=args.windows_at_once) if name == 'ours_sequential' else {}
         with self._attempt(name):
             built = worker.ask(
-                'build', contestant=name, case=dataclasses.asdict(self.case), arch=args.arch,
-                drop_path=args.drop_path if train else 0.0, device=args.device,
-                compile=args.compile, threads=args.threads, **more)
+                'build',
+                implementation=name,
+                case=dataclasses.asdict(self.case),
+                arch=args.arch,
+                drop_path=args.drop_path if train else 0.0,
+                device=args.device,
+                compile=args.compile,
+                threads=args.threads,
+                **more,
+            )
             worker.ask('run')
             self.found[name] = dict(label=LABELS[name], **built, **worker.ask('memory'), seconds=[])
             worker.ask('trim')
@@ -103,13 +110,15 @@ class Race:
                 if trim:
                     worker.ask('trim')
 
-    def run(self, contestants: list[str]) -> dict:
+    def run(self, implementations: list[str]) -> dict:
         """Run the case; returns what is written of it to results.json."""
         try:
             # All processes at once: their imports take longer than many a step.
-            for name in contestants:
-                self.workers[name] = Worker(name, self.args.peers_folder, self.args.threads)
-            for name in contestants:
+            for name in implementations:
+                self.workers[name] = Worker(
+                    name, self.args.implementations_folder, self.args.threads
+                )
+            for name in implementations:
                 self._prepare(name)
             trim = large([each['bytes'] for each in self.found.values()], self.args.device)
             for index in range(-self.args.warm_up, self.args.rounds):
@@ -119,25 +128,43 @@ class Race:
             for worker in self.workers.values():
                 worker.close()
         multiply_adds = self.found.get('gemm', {}).get('multiply_adds')
-        return dict(name=str(self.case), case=dataclasses.asdict(self.case), trimmed=trim,
-                    contestants=self.found, left_out=self.left_out,
-                    **summarise(self.found, multiply_adds))
+        return dict(
+            name=str(self.case),
+            case=dataclasses.asdict(self.case),
+            trimmed=trim,
+            implementations=self.found,
+            left_out=self.left_out,
+            **summarize(self.found, multiply_adds),
+        )
 
 
 def main():
     args = parse_args()
     # As an exception, so that the workers are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    contestants = ['ours', *['ours_plain'] * args.plain,
-                   *['ours_sequential'] * bool(args.windows_at_once), *args.peers, 'gemm']
-    results = dict(machine=machine.describe(args.device, args.threads, args.peers_folder),
-                   settings=dict(arch=args.arch, drop_path=args.drop_path, compile=args.compile,
-                                 rounds=args.rounds, warm_up=args.warm_up,
-                                 windows_at_once=args.windows_at_once), cases=[])
+    names = [
+        'ours',
+        *['ours_plain'] * args.plain,
+        *['ours_sequential'] * bool(args.windows_at_once),
+        *args.implementations,
+        'gemm',
+    ]
+    results = dict(
+        machine=machine.describe(args.device, args.threads, args.implementations_folder),
+        settings=dict(
+            arch=args.arch,
+            drop_path=args.drop_path,
+            compile=args.compile,
+            rounds=args.rounds,
+            warm_up=args.warm_up,
+            windows_at_once=args.windows_at_once,
+        ),
+        cases=[],
+    )
     cases = cases_of(args)
     for index, case in enumerate(cases):
         say(f'case {index + 1} of {len(cases)}: {case}')
-        results['cases'].append(Race(case, args).run(contestants))
+        results['cases'].append(Race(case, args).run(names))
         print(report.text_table(results['cases'][-1]), end='\n\n', flush=True)
         report.write(results, args.out)
     say(f'-> {args.out}/results.json, results.md, chart.png')

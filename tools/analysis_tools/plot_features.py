@@ -1,4 +1,4 @@
-"""Draw the four feature maps of a picture at several windows: principal components as colours."""
+"""Draw the four feature maps of an image at several windows: principal components as colors."""
 
 import argparse
 import sys
@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.files import whole_file
+from swinv2_backbone.checkpoints.files import atomic_file
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model
-from tools.utils.images import normalised, open_picture
+from tools.utils.images import normalized, open_image
 
 _SUFFIXES = ('.png', '.pdf')
 
@@ -26,32 +26,45 @@ _SUFFIXES = ('.png', '.pdf')
 def parse_args() -> argparse.Namespace:
     parser = cli.OneLineParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('picture', type=Path)
-    parser.add_argument('--windows', nargs='+', type=cli.window, metavar='W',
-                        default=[cli.window('8'), cli.window('16')],
-                        help='in tokens: a side as 16, HEIGHTxWIDTH, or one a stage as 16,16,16,8')
-    parser.add_argument('--size', type=cli.positive, default=512,
-                        help='short side in pixels to which the picture is scaled')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/features.png'),
-                        help='the file to write, .png or .pdf')
+    parser.add_argument('image', type=Path)
+    parser.add_argument(
+        '--windows',
+        nargs='+',
+        type=cli.window,
+        metavar='W',
+        default=[cli.window('8'), cli.window('16')],
+        help='in tokens: a side as 16, HEIGHTxWIDTH, or one per stage as 16,16,16,8',
+    )
+    parser.add_argument(
+        '--size',
+        type=cli.positive,
+        default=512,
+        help='short side in pixels to which the image is scaled',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/features.png'),
+        help='the file to write, .png or .pdf',
+    )
     args = parser.parse_args()
     if args.out.suffix not in _SUFFIXES:
         parser.error(f"--out: got '{args.out}', allowed: a {' or '.join(_SUFFIXES)} file")
     return args
 
 
-def scaled(picture: Image.Image, size: int) -> Image.Image:
-    """A picture with this short side."""
-    scale = size / min(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+def scaled(image: Image.Image, size: int) -> Image.Image:
+    """An image with this short side."""
+    scale = size / min(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def colours(maps: list[Tensor]) -> list[Tensor]:
-    """Maps ``(C, H, W)`` as pictures ``(H, W, 3)`` from 0 to 1.
+def colors(maps: list[Tensor]) -> list[Tensor]:
+    """Maps ``(C, H, W)`` as images ``(H, W, 3)`` from 0 to 1.
 
     Red, green and blue are the first three principal components of all of them together, so that
-    a colour means the same in each; the outermost hundredth at either end is cut off.
+    a color means the same in each; the outermost hundredth at either end is cut off.
     """
     tokens = torch.cat([each.flatten(1).t() for each in maps]).double()
     tokens -= tokens.mean(0)
@@ -60,22 +73,28 @@ def colours(maps: list[Tensor]) -> list[Tensor]:
     basis = torch.linalg.eigh(tokens.t() @ tokens).eigenvectors.flip(1)[:, :3]
     basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
     parts = tokens @ basis
-    low, high = torch.quantile(parts[:: max(1, len(parts) // 100_000)],
-                               torch.tensor([0.01, 0.99], dtype=parts.dtype), dim=0)
+    low, high = torch.quantile(
+        parts[:: max(1, len(parts) // 100_000)],
+        torch.tensor([0.01, 0.99], dtype=parts.dtype),
+        dim=0,
+    )
     parts = ((parts - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     sizes = [each.shape[1:] for each in maps]
-    return [part.unflatten(0, size) for part, size in
-            zip(parts.split([size.numel() for size in sizes]), sizes, strict=True)]
+    return [
+        part.unflatten(0, size)
+        for part, size in zip(parts.split([size.numel() for size in sizes]), sizes, strict=True)
+    ]
 
 
 @torch.no_grad()
-def feature_maps(model: SwinTransformerV2, picture: Tensor,
-                 windows: list[cli.Window]) -> list[list[Tensor]]:
+def feature_maps(
+    model: SwinTransformerV2, image: Tensor, windows: list[cli.Window]
+) -> list[list[Tensor]]:
     """The maps ``(C, H, W)`` of each stage, for each window."""
     found = []
     for window in windows:
         with model.window_size_as(window.size):
-            found.append([each[0] for each in model(picture[None])])
+            found.append([each[0] for each in model(image[None])])
     return found
 
 
@@ -84,18 +103,24 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def draw(picture: Image.Image, maps: list[list[Tensor]], windows: list[cli.Window],
-         title: str) -> plt.Figure:
-    """A row for each window: the picture, then a map of each stage."""
+def draw(
+    image: Image.Image, maps: list[list[Tensor]], windows: list[cli.Window], title: str
+) -> plt.Figure:
+    """A row for each window: the image, then a map of each stage."""
     stages = len(maps[0])
-    height = 2.3 * picture.height / picture.width + 0.4
-    figure, grid = plt.subplots(len(windows), 1 + stages, squeeze=False, layout='constrained',
-                                figsize=(2.3 * (1 + stages), height * len(windows) + 0.5))
-    painted = [colours([row[stage] for row in maps]) for stage in range(stages)]
+    height = 2.3 * image.height / image.width + 0.4
+    figure, grid = plt.subplots(
+        len(windows),
+        1 + stages,
+        squeeze=False,
+        layout='constrained',
+        figsize=(2.3 * (1 + stages), height * len(windows) + 0.5),
+    )
+    painted = [colors([row[stage] for row in maps]) for stage in range(stages)]
     for index, (axes_row, window) in enumerate(zip(grid, windows, strict=True)):
-        axes_row[0].imshow(picture)
+        axes_row[0].imshow(image)
         axes_row[0].set_ylabel(f'window {window.text}', fontsize=10)
-        axes_row[0].set_title(f'{picture.height} x {picture.width} pixels', fontsize=8)
+        axes_row[0].set_title(f'{image.height} x {image.width} pixels', fontsize=8)
         for stage, axes in enumerate(axes_row[1:]):
             axes.imshow(painted[stage][index], interpolation='nearest')
             size = maps[index][stage].shape
@@ -113,11 +138,16 @@ def draw(picture: Image.Image, maps: list[list[Tensor]], windows: list[cli.Windo
 def main() -> None:
     args = parse_args()
     model, _ = load_model(args)
-    picture = scaled(open_picture(args.picture), args.size)
-    maps = feature_maps(model, normalised(picture), args.windows)
-    figure = draw(picture, maps, args.windows, f'Features of {Path(args.checkpoint).name}: the '
-                  'first three principal components as red, green, blue')
-    with whole_file(args.out) as partial:
+    image = scaled(open_image(args.image), args.size)
+    maps = feature_maps(model, normalized(image), args.windows)
+    figure = draw(
+        image,
+        maps,
+        args.windows,
+        f'Features of {Path(args.checkpoint).name}: the '
+        'first three principal components as red, green, blue',
+    )
+    with atomic_file(args.out) as partial:
         figure.savefig(partial, format=args.out.suffix[1:], dpi=110)
     print(f'-> {args.out}')
 

@@ -1,4 +1,4 @@
-"""Draw the position bias of a checkpoint: what the centre token of a window adds to its logits."""
+"""Draw the position bias of a checkpoint: what the center token of a window adds to its logits."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.convert import arch_of
-from swinv2_backbone.checkpoints.files import whole_file
+from swinv2_backbone.checkpoints.files import atomic_file
 from swinv2_backbone.layers.position_bias import position_bias
 from swinv2_backbone.layers.windows import Pair
 from tools.utils import cli
@@ -39,15 +39,34 @@ def layer(text: str) -> Pair:
 def parse_args() -> argparse.Namespace:
     parser = cli.OneLineParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('--window', nargs='+', type=cli.window, metavar='W',
-                        default=[cli.window(side) for side in ('8', '16', '24')],
-                        help='windows in tokens: a side as 16, or HEIGHTxWIDTH')
-    parser.add_argument('--layers', nargs='+', type=layer, default=[(0, 0)], metavar='STAGE.BLOCK',
-                        help='from 0; all their heads are drawn')
-    parser.add_argument('--compare', metavar='OTHER', help='another checkpoint, drawn below, as '
-                        'one after fine-tuning')
-    parser.add_argument('--out', nargs='+', type=Path, default=[Path('work_dirs/bias.png')],
-                        help='files to write, .png or .pdf')
+    parser.add_argument(
+        '--window',
+        nargs='+',
+        type=cli.window,
+        metavar='W',
+        default=[cli.window(side) for side in ('8', '16', '24')],
+        help='windows in tokens: a side as 16, or HEIGHTxWIDTH',
+    )
+    parser.add_argument(
+        '--layers',
+        nargs='+',
+        type=layer,
+        default=[(0, 0)],
+        metavar='STAGE.BLOCK',
+        help='from 0; all their heads are drawn',
+    )
+    parser.add_argument(
+        '--compare',
+        metavar='OTHER',
+        help='another checkpoint, drawn below, as one after fine-tuning',
+    )
+    parser.add_argument(
+        '--out',
+        nargs='+',
+        type=Path,
+        default=[Path('work_dirs/bias.png')],
+        help='files to write, .png or .pdf',
+    )
     args = parser.parse_args()
     for path in args.out:
         if path.suffix not in _SUFFIXES:
@@ -74,20 +93,22 @@ class Row:
 
 
 @torch.no_grad()
-def centre_bias(model: SwinTransformerV2, stage: int, block: int, window: Pair) -> Tensor:
-    """Bias of the centre token towards each token of a window: ``(nH, Wh, Ww)``.
+def center_bias(model: SwinTransformerV2, stage: int, block: int, window: Pair) -> Tensor:
+    """Bias of the center token towards each token of a window: ``(nH, Wh, Ww)``.
 
     Raises:
         UserError: If there is no such layer.
     """
     depths = [len(each.blocks) for each in model.layers]
     if stage >= len(depths) or block >= depths[stage]:
-        raise UserError(f'--layers: got {stage}.{block}; the checkpoint has blocks from 0 to '
-                        + ', '.join(f'{i}.{depth - 1}' for i, depth in enumerate(depths)))
+        raise UserError(
+            f'--layers: got {stage}.{block}; the checkpoint has blocks from 0 to '
+            + ', '.join(f'{i}.{depth - 1}' for i, depth in enumerate(depths))
+        )
     owner = model.layers[stage]
     bias = position_bias(owner.blocks[block].attn.cpb_mlp, window, owner.pretrained_window)
-    centre = window[0] // 2 * window[1] + window[1] // 2
-    return bias[:, centre].unflatten(1, window)
+    center = window[0] // 2 * window[1] + window[1] // 2
+    return bias[:, center].unflatten(1, window)
 
 
 def rows_of(model: SwinTransformerV2, name: str, args: argparse.Namespace) -> list[Row]:
@@ -96,21 +117,26 @@ def rows_of(model: SwinTransformerV2, name: str, args: argparse.Namespace) -> li
     for stage, block in args.layers:
         for window in args.window:
             size = (window.size,) * 2 if isinstance(window.size, int) else window.size
-            bias = centre_bias(model, stage, block, size)
+            bias = center_bias(model, stage, block, size)
             title = f'{name}stage {stage + 1}, block {block + 1}\nwindow {size[0]} x {size[1]}'
             for first in range(0, len(bias), _HEADS_A_ROW):
-                part = bias[first:first + _HEADS_A_ROW]
+                part = bias[first : first + _HEADS_A_ROW]
                 rows.append(Row(title, range(first, first + len(part)), part))
     return rows
 
 
 def draw(rows: list[Row], title: str) -> plt.Figure:
-    """A row of panels for each of `rows`, all in one colour scale."""
+    """A row of panels for each of `rows`, all in one color scale."""
     low = min(row.bias.min().item() for row in rows)
     high = max(row.bias.max().item() for row in rows)
     columns = max(len(row.heads) for row in rows)
-    figure, grid = plt.subplots(len(rows), columns, squeeze=False, layout='constrained',
-                                figsize=(2.4 + 1.35 * columns, 0.9 + 1.5 * len(rows)))
+    figure, grid = plt.subplots(
+        len(rows),
+        columns,
+        squeeze=False,
+        layout='constrained',
+        figsize=(2.4 + 1.35 * columns, 0.9 + 1.5 * len(rows)),
+    )
     for axes_row, row in zip(grid, rows, strict=True):
         for column, axes in enumerate(axes_row):
             if column >= len(row.heads):
@@ -118,8 +144,13 @@ def draw(rows: list[Row], title: str) -> plt.Figure:
                 continue
             height, width = row.bias.shape[1:]
             top, left = -(height // 2) - 0.5, -(width // 2) - 0.5
-            image = axes.imshow(row.bias[column], vmin=low, vmax=high, cmap='viridis',
-                                extent=(left, left + width, top + height, top))
+            image = axes.imshow(
+                row.bias[column],
+                vmin=low,
+                vmax=high,
+                cmap='viridis',
+                extent=(left, left + width, top + height, top),
+            )
             axes.plot(0, 0, '+', color='white', markersize=5, markeredgewidth=1)
             axes.set_title(f'head {row.heads[column] + 1}', fontsize=8)
             axes.tick_params(labelsize=7)
@@ -141,15 +172,17 @@ def main() -> None:
         other, _ = load_model(args, args.compare)
         archs = [arch_of(each.state_dict()) for each in (model, other)]
         if archs[0] != archs[1]:
-            raise UserError(f'--compare: {args.compare} is a model of {archs[1]}, allowed: one as '
-                            f'{args.checkpoint}, of {archs[0]}')
+            raise UserError(
+                f'--compare: {args.compare} is a model of {archs[1]}, allowed: one as '
+                f'{args.checkpoint}, of {archs[0]}'
+            )
         # Beside each other: what is of one layer and window.
         pairs = zip(rows_of(model, 'A: ', args), rows_of(other, 'B: ', args), strict=True)
         rows = [row for pair in pairs for row in pair]
         title += f' (A) and {Path(args.compare).name} (B)'
     figure = draw(rows, title)
     for path in args.out:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             figure.savefig(partial, format=path.suffix[1:], dpi=110)
         print(f'-> {path}')
 

@@ -1,4 +1,4 @@
-"""Draw pictures of the test data with truth and prediction side by side."""
+"""Draw images of the test data with truth and prediction side by side."""
 
 import math
 import sys
@@ -23,23 +23,25 @@ def parse_args():
     parser = cli.make_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='a path, a URL, or a work dir: its newest checkpoint')
-    parser.add_argument('--out', type=Path, required=True, help='the picture to write, a .png file')
-    parser.add_argument('--num', type=cli.positive, default=4,
-                        help='rows: pictures from the test data')
-    parser.add_argument('--score-thr', type=float, default=0.5,
-                        help='draw detections that score at least this')
+    parser.add_argument('--out', type=Path, required=True, help='the image to write, a .png file')
+    parser.add_argument(
+        '--num', type=cli.positive, default=4, help='rows: images from the test data'
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.5, help='draw detections that score at least this'
+    )
     parser.add_argument('--side', type=cli.positive, default=320, help='height of a row in pixels')
     return parser.parse_args()
 
 
-def captioned(picture: np.ndarray, caption: str, side: int) -> np.ndarray:
-    """An RGB picture scaled to a height, below a line of text."""
-    height, width = picture.shape[:2]
+def captioned(image: np.ndarray, caption: str, side: int) -> np.ndarray:
+    """An RGB image scaled to a height, below a line of text."""
+    height, width = image.shape[:2]
     method = cv2.INTER_AREA if side < height else cv2.INTER_NEAREST
-    picture = cv2.resize(picture, (round(width * side / height), side), interpolation=method)
-    bar = np.full((_CAPTION_HEIGHT, picture.shape[1], 3), 255, np.uint8)
+    image = cv2.resize(image, (round(width * side / height), side), interpolation=method)
+    bar = np.full((_CAPTION_HEIGHT, image.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, caption, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack((bar, picture))
+    return np.vstack((bar, image))
 
 
 def enlarge(instances: InstanceData, factor: int) -> None:
@@ -51,20 +53,21 @@ def enlarge(instances: InstanceData, factor: int) -> None:
 
 
 def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.ndarray:
-    """Picture, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
-    picture = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+    """Image, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
+    image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
     detection = 'pred_instances' in sample
     if detection:
-        # Labels have a size of their own: on a small picture they would hide what they name.
-        factor = math.ceil(side / picture.shape[0])
-        picture = picture.repeat(factor, 0).repeat(factor, 1)
+        # Labels have a size of their own: on a small image they would hide what they name.
+        factor = math.ceil(side / image.shape[0])
+        image = image.repeat(factor, 0).repeat(factor, 1)
         for instances in (sample.gt_instances, sample.pred_instances):
             enlarge(instances, factor)
     options = dict(pred_score_thr=score_thr) if detection else dict(with_labels=False)
-    panels = [captioned(picture, 'image', side)]
+    panels = [captioned(image, 'image', side)]
     for caption, gt in (('truth', True), ('prediction', False)):
-        visualizer.add_datasample(caption, picture, sample, draw_gt=gt, draw_pred=not gt,
-                                  show=False, **options)
+        visualizer.add_datasample(
+            caption, image, sample, draw_gt=gt, draw_pred=not gt, show=False, **options
+        )
         panels.append(captioned(visualizer.get_image(), caption, side))
     return np.hstack(panels)
 
@@ -79,11 +82,16 @@ def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
     rows = []
     for index in range(min(num, len(dataset))):
         data = runner.test_dataloader.collate_fn([dataset[index]])
-        rows.append(draw_row(runner.visualizer, runner.model.test_step(data)[0].cpu(), side,
-                             score_thr))
+        rows.append(
+            draw_row(runner.visualizer, runner.model.test_step(data)[0].cpu(), side, score_thr)
+        )
     width = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-                      for row in rows])
+    return np.vstack(
+        [
+            np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+            for row in rows
+        ]
+    )
 
 
 def main():
@@ -94,10 +102,11 @@ def main():
     cli.use_checkpoint(cfg, args.checkpoint)
     check_data(cfg, 'test_dataloader')
     cfg.log_level = 'WARNING'
-    picture = cli.execute(cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr),
-                          whole_checkpoint=True)
+    image = cli.execute(
+        cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr), whole_checkpoint=True
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(args.out), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     print(f'-> {args.out}')
 
 

@@ -32,7 +32,7 @@ class Operand(NamedTuple):
     def over(self, storage: Tensor) -> Tensor:
         """The operand's view of a flat tensor that is long enough."""
         shape = self.shape[:-2] + self.shape[:-3:-1] if self.transposed else self.shape
-        x = storage[:math.prod(shape)].view(shape)
+        x = storage[: math.prod(shape)].view(shape)
         return x.mT if self.transposed else x
 
 
@@ -50,38 +50,57 @@ class Product(NamedTuple):
     def operands(self) -> list[tuple[str, Operand]]:
         """What it reads and writes, each with its role: a, b, out and bias."""
         columns, dtype = self.b.shape[-1], self.a.dtype
-        found = [('a', self.a), ('b', self.b),
-                 ('out', Operand((*self.a.shape[:-1], columns), dtype))]
+        found = [
+            ('a', self.a),
+            ('b', self.b),
+            ('out', Operand((*self.a.shape[:-1], columns), dtype)),
+        ]
         return found + [('bias', Operand((1, columns), dtype))] * self.bias
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int],
-                 *_: object) -> list[Product]:
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], *_: object
+) -> list[Product]:
     """The product that a convolution of patches is (stride = kernel, no padding)."""
     patches, taps = _patches(x, weight, stride)
-    return [Product(Operand((patches, taps), x.dtype),
-                    Operand((taps, weight.shape[0]), x.dtype, True), bias is not None)]
+    return [
+        Product(
+            Operand((patches, taps), x.dtype),
+            Operand((taps, weight.shape[0]), x.dtype, True),
+            bias is not None,
+        )
+    ]
 
 
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None,
-                          stride: list[int], *rest: object) -> list[Product]:
+def _convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: list[int] | None,
+    stride: list[int],
+    *rest: object,
+) -> list[Product]:
     """The products of its backward, of those gradients that are asked for."""
     patches, taps = _patches(x, weight, stride)
     channels, wanted = weight.shape[0], rest[-1]
     products = []
     if wanted[0]:
-        products.append(Product(Operand((patches, channels), x.dtype),
-                                Operand((channels, taps), x.dtype)))
+        products.append(
+            Product(Operand((patches, channels), x.dtype), Operand((channels, taps), x.dtype))
+        )
     if wanted[1]:
-        products.append(Product(Operand((channels, patches), x.dtype, True),
-                                Operand((patches, taps), x.dtype)))
+        products.append(
+            Product(Operand((channels, patches), x.dtype, True), Operand((patches, taps), x.dtype))
+        )
     return products
 
 
 def _patches(x: Tensor, weight: Tensor, stride: list[int]) -> tuple[int, int]:
     if tuple(stride) != tuple(weight.shape[2:]):
-        raise ValueError(f'a convolution of kernel {tuple(weight.shape[2:])} and stride '
-                         f'{tuple(stride)} is no product of patches')
+        raise ValueError(
+            f'a convolution of kernel {tuple(weight.shape[2:])} and stride '
+            f'{tuple(stride)} is no product of patches'
+        )
     return x.shape[0] * math.prod(x.shape[2:]) // math.prod(stride), weight[0].numel()
 
 
@@ -93,8 +112,9 @@ _PRODUCTS = {
     aten.mm.default: _plain,
     aten.bmm.default: _plain,
     # A bias is added by the product itself; a whole matrix to add is elementwise work.
-    aten.addmm.default: lambda c, a, b, **_: [Product(Operand.like(a), Operand.like(b),
-                                                      c.ndim == 1)],
+    aten.addmm.default: lambda c, a, b, **_: [
+        Product(Operand.like(a), Operand.like(b), c.ndim == 1)
+    ],
     aten.baddbmm.default: lambda c, a, b, **_: _plain(a, b),
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
@@ -141,8 +161,10 @@ class Replay:
         for role, operand in used:
             key = self._key(role, operand)
             lengths[key] = max(lengths.get(key, 0), math.prod(operand.shape))
-        self.buffers = {key: torch.randn(length, device=device).to(key[1].dtype)
-                        for key, length in lengths.items()}
+        self.buffers = {
+            key: torch.randn(length, device=device).to(key[1].dtype)
+            for key, length in lengths.items()
+        }
         views = {each: each[1].over(self.buffers[self._key(*each)]) for each in set(used)}
         self.calls = []
         for product in products:

@@ -17,15 +17,18 @@ _CPU_FLAGS = ('avx512f', 'avx512_bf16', 'amx_tile')
 _LIBRARIES = ('torch', 'timm', 'transformers', 'torchvision', 'mmpretrain', 'mmengine')
 
 
-def describe(device: str, threads: int, peers_folder: Path) -> dict:
+def describe(device: str, threads: int, implementations_folder: Path) -> dict:
     """Device, versions, date, command line and commit: all that a number depends on."""
     return dict(
         device=torch.cuda.get_device_name() if device == 'cuda' else cpu_info()['model name'],
         cpu_flags=[flag for flag in _CPU_FLAGS if flag in cpu_info()['flags'].split()],
-        threads=threads, python=platform.python_version(),
-        versions={name: version(name, peers_folder) for name in _LIBRARIES},
+        threads=threads,
+        python=platform.python_version(),
+        versions={name: version(name, implementations_folder) for name in _LIBRARIES},
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        command=shlex.join(sys.argv), commit=commit())
+        command=shlex.join(sys.argv),
+        commit=commit(),
+    )
 
 
 def cpu_info() -> dict[str, str]:
@@ -39,17 +42,20 @@ def cpu_info() -> dict[str, str]:
     return found
 
 
-def version(library: str, peers_folder: Path) -> str | None:
+def version(library: str, implementations_folder: Path) -> str | None:
     """The version of a library that the workers find, or None if they find none."""
-    path = [*(str(folder) for folder in sorted(peers_folder.glob('*'))), *sys.path]
+    path = [*(str(folder) for folder in sorted(implementations_folder.glob('*'))), *sys.path]
     return next((each.version for each in metadata.distributions(name=library, path=path)), None)
 
 
 def commit() -> str | None:
     """The commit of this repository, with '+' if files differ from it; None outside of git."""
+
     def git(*words: str) -> str:
-        return subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True,
-                              check=True).stdout.strip()
+        return subprocess.run(
+            ['git', *words], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
         return git('rev-parse', 'HEAD') + '+' * bool(git('status', '--porcelain'))
     except (OSError, subprocess.CalledProcessError):

@@ -8,39 +8,44 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.benchmarking.cases import PEER_FOLDERS
+from tools.benchmarking.cases import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class WorkerError(Exception):
-    """A contestant cannot go on; the message is the reason, on one line."""
+    """An implementation cannot go on; the message is the reason, on one line."""
 
 
 class Worker:
-    """A process of its own for one contestant and one case: peak memory is a process's.
+    """A process of its own for one implementation and one case: peak memory is a process's.
 
     Between requests it waits on its pipe, and takes no CPU time.
 
     Args:
-        contestant: Its name.
-        peers_folder: Where the folders of the other libraries are; one that is missing is left out.
+        implementation: Its name.
+        implementations_folder: Where the folders of the other libraries are; one that is missing is left out.
         threads: CPU threads.
     """
 
-    def __init__(self, contestant: str, peers_folder: Path, threads: int):
-        self.contestant = contestant
+    def __init__(self, implementation: str, implementations_folder: Path, threads: int):
+        self.implementation = implementation
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed in `close`)
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'tools.benchmarking.worker'], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=environment(contestant, peers_folder, threads))
+            [sys.executable, '-m', 'tools.benchmarking.worker'],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment(implementation, implementations_folder, threads),
+        )
 
     def ask(self, do: str, **arguments: object) -> dict:
         """Send a request and wait for its answer; see ``worker.py``.
 
         Raises:
-            WorkerError: If the contestant fails, or its process has ended.
+            WorkerError: If the implementation fails, or its process has ended.
         """
         try:
             self._process.stdin.write(json.dumps({'do': do, **arguments}) + '\n')
@@ -73,15 +78,19 @@ class Worker:
         self._errors.close()
 
 
-def environment(contestant: str, peers_folder: Path, threads: int) -> dict[str, str]:
-    """The environment variables of a contestant's process."""
+def environment(implementation: str, implementations_folder: Path, threads: int) -> dict[str, str]:
+    """The environment variables of an implementation's process."""
     paths = [str(ROOT)]
-    if contestant in PEER_FOLDERS:
-        folder = (peers_folder / PEER_FOLDERS[contestant]).resolve()
+    if implementation in FOLDERS:
+        folder = (implementations_folder / FOLDERS[implementation]).resolve()
         paths += [str(folder)] if folder.is_dir() else []
     paths += [path for path in [os.environ.get('PYTHONPATH')] if path]
-    variables = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths),
-                 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
-    if contestant in ('ours_plain', 'gemm'):
+    variables = {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join(paths),
+        'OMP_NUM_THREADS': str(threads),
+        'MKL_NUM_THREADS': str(threads),
+    }
+    if implementation in ('ours_plain', 'gemm'):
         variables['SWINV2_ATTENTION'] = 'plain'
     return variables

@@ -3,23 +3,36 @@
 import json
 from pathlib import Path
 
-from swinv2_backbone.checkpoints.files import whole_file
+from swinv2_backbone.checkpoints.files import atomic_file
 from tools.benchmarking.cases import LABELS
 from tools.benchmarking.chart import draw
 
-_HEAD = ('contestant', 'median ms', 'IQR ms', 'min ms', 'x fastest peer', 'of GEMM limit',
-         'peak MB')
+_HEAD = (
+    'implementation',
+    'median ms',
+    'IQR ms',
+    'min ms',
+    'x fastest implementation',
+    'of GEMM limit',
+    'peak MB',
+)
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
     """The cells of a case's table, its head first; '-' where there is no number."""
     cells = [_HEAD]
-    for name, measured in result['contestants'].items():
+    for name, measured in result['implementations'].items():
         times = (f'{1e3 * measured[key]:.2f}' for key in ('median', 'iqr', 'min'))
         limit = name == 'gemm'  # Its buffers are no activations.
-        cells.append((LABELS[name], *times, _number(measured['speed'], '.2f'),
-                      '-' if limit else _number(measured['limit_fraction'], '.0%'),
-                      '-' if limit else _number(measured['bytes'] / 1e6, '.1f')))
+        cells.append(
+            (
+                LABELS[name],
+                *times,
+                _number(measured['speed'], '.2f'),
+                '-' if limit else _number(measured['limit_fraction'], '.0%'),
+                '-' if limit else _number(measured['bytes'] / 1e6, '.1f'),
+            )
+        )
     return cells
 
 
@@ -31,18 +44,24 @@ def notes(result: dict) -> list[str]:
     """What a case's table does not say, a line each."""
     lines = []
     if result['speed_ratio'] is not None:
-        lines.append(f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest peer, '
-                     f'{result["fastest_peer"]} (median of the rounds\' own ratios: '
-                     f'{result["speed_ratio_by_round"]:.2f})')
+        lines.append(
+            f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest implementation, '
+            f"{result['fastest_peer']} (median of the rounds' own ratios: "
+            f'{result["speed_ratio_by_round"]:.2f})'
+        )
     if result['memory_ratio'] is not None:
-        lines.append(f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest '
-                     f'peer, {result["smallest_peer"]}')
+        lines.append(
+            f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest '
+            f'implementation, {result["smallest_peer"]}'
+        )
     if result['multiply_adds'] is not None:
         rate = _number(result['gemm_gflops'], '.1f')
-        lines.append(f'{result["multiply_adds"] / 1e9:.3f} G multiply-adds a step; its products '
-                     f'alone run at {rate} GFLOP/s')
+        lines.append(
+            f'{result["multiply_adds"] / 1e9:.3f} G multiply-adds a step; its products '
+            f'alone run at {rate} GFLOP/s'
+        )
     if result['trimmed']:
-        lines.append('every contestant gave its memory back after each step')
+        lines.append('every implementation gave its memory back after each step')
     lines += [f'{LABELS[name]} is left out: {why}' for name, why in result['left_out'].items()]
     return lines
 
@@ -70,16 +89,26 @@ def markdown(results: dict) -> str:
         lines.append(f'- {key.replace("_", " ")}: {value}')
     for result in results['cases']:
         head, *body = (f'| {" | ".join(row)} |' for row in rows(result))
-        lines += ['', f'## {result["name"]}', '', head, '|---' + '|---:' * (len(_HEAD) - 1) + '|',
-                  *body, '', *(f'- {note}' for note in notes(result))]
+        lines += [
+            '',
+            f'## {result["name"]}',
+            '',
+            head,
+            '|---' + '|---:' * (len(_HEAD) - 1) + '|',
+            *body,
+            '',
+            *(f'- {note}' for note in notes(result)),
+        ]
     return '\n'.join(lines) + '\n'
 
 
 def write(results: dict, out: Path) -> None:
     """Write results.json, results.md and chart.png, each whole or not at all."""
-    for name, text in (('results.json', json.dumps(results, indent=1)),
-                       ('results.md', markdown(results))):
-        with whole_file(out / name) as partial:
+    for name, text in (
+        ('results.json', json.dumps(results, indent=1)),
+        ('results.md', markdown(results)),
+    ):
+        with atomic_file(out / name) as partial:
             Path(partial).write_text(text)
-    with whole_file(out / 'chart.png') as partial:
+    with atomic_file(out / 'chart.png') as partial:
         draw(results, Path(partial))

@@ -1,4 +1,4 @@
-"""One step of a contestant: what is timed, and how its time and its memory are measured."""
+"""One step of an implementation: what is timed, and how its time and its memory are measured."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ TORCH_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.flo
 
 
 class NetworkStep:
-    """A forward, or a forward and a backward without an optimiser.
+    """A forward, or a forward and a backward without an optimizer.
 
     Args:
         network: ``(B, 3, H, W)`` to a list of maps.
@@ -27,8 +27,9 @@ class NetworkStep:
         self.dtype = TORCH_DTYPES[case.dtype]
         self.train = case.mode == 'train'
         generator = torch.Generator().manual_seed(1)
-        self.picture = torch.randn(case.batch, 3, case.height, case.width,
-                                   generator=generator).to(device)
+        self.image = torch.randn(case.batch, 3, case.height, case.width, generator=generator).to(
+            device
+        )
 
     def clear(self) -> None:
         """Drop the gradients of the last step."""
@@ -37,9 +38,11 @@ class NetworkStep:
     def __call__(self) -> list[Tensor]:
         """Do the step; returns the maps."""
         self.clear()
-        with (torch.set_grad_enabled(self.train),
-              torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)):
-            maps = self.network(self.picture)
+        with (
+            torch.set_grad_enabled(self.train),
+            torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            maps = self.network(self.image)
         if self.train:
             sum(each.float().square().mean() for each in maps).backward()
         return maps
@@ -66,7 +69,7 @@ def timed(step: Callable[[], object], device: str) -> float:
 
 
 def peak_memory(step: NetworkStep, device: str) -> tuple[int, str]:
-    """Bytes that a step needs at its peak, on top of weights and picture, and how it was measured.
+    """Bytes that a step needs at its peak, on top of weights and image, and how it was measured.
 
     That is activations, workspaces, and in training the gradients of the weights. A step like this
     must have been done before: the first one also loads code and starts threads.

@@ -1,6 +1,6 @@
-"""The process of one contestant: reads requests, and answers, one line of JSON each.
+"""The process of one implementation: reads requests, and answers, one line of JSON each.
 
-Requests are ``{"do": "build", "contestant": ..., "case": {...}, "arch": ..., "drop_path": ...,
+Requests are ``{"do": "build", "implementation": ..., "case": {...}, "arch": ..., "drop_path": ...,
 "device": ..., "compile": ..., "threads": ...}`` (what else is in it goes to our constructor), then
 any number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is
 answered with ``{"error": reason}``. It ends when its standard input does.
@@ -22,17 +22,26 @@ from tools.utils.memory import trim
 
 
 class Session:
-    """A contestant and its case; each public method is a request."""
+    """An implementation and its case; each public method is a request."""
 
-    def build(self, contestant: str, case: dict, arch: str, drop_path: float, device: str,
-              compile: bool, threads: int, **more: object) -> dict:
+    def build(
+        self,
+        implementation: str,
+        case: dict,
+        arch: str,
+        drop_path: float,
+        device: str,
+        compile: bool,
+        threads: int,
+        **more: object,
+    ) -> dict:
         """Get ready for a case, and do its first step, in which the maps are checked."""
         torch.set_num_threads(threads)
         self.device = device
         case = Case(**case)
-        if contestant == 'gemm':
+        if implementation == 'gemm':
             return self._build_limit(case, arch, drop_path)
-        network = build_network(contestant, case, arch, drop_path, **more).to(device)
+        network = build_network(implementation, case, arch, drop_path, **more).to(device)
         self.step = NetworkStep(torch.compile(network) if compile else network, case, device)
         check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
         return {}
@@ -41,8 +50,10 @@ class Session:
         network = build_network('ours_plain', case, arch, drop_path).to(self.device)
         products, multiply_adds = record(NetworkStep(network, case, self.device))
         self.step = Replay(products, self.device)
-        return {'multiply_adds': multiply_adds,
-                'recorded': sum(product.multiply_adds for product in products)}
+        return {
+            'multiply_adds': multiply_adds,
+            'recorded': sum(product.multiply_adds for product in products),
+        }
 
     def run(self) -> dict:
         """Seconds of one step."""
@@ -62,7 +73,7 @@ class Session:
 
 
 def reason(error: Exception) -> str:
-    """Why a contestant is left out, on one line."""
+    """Why an implementation is left out, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ''
     if isinstance(error, ModuleNotFoundError):

@@ -1,8 +1,8 @@
 """Make the shapes data set: overlapping shapes of four kinds over textured backgrounds.
 
 One folder serves both tasks: `images/{train,val}`, `semseg/{train,val}` (label maps) and
-`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). A kind has a favourite
-colour, but the colours of neighbouring kinds overlap, so colour alone does not tell them apart.
+`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). A kind has a favorite
+color, but the colors of neighboring kinds overlap, so color alone does not tell them apart.
 The same arguments give the same files.
 """
 
@@ -18,17 +18,17 @@ from pycocotools import mask as rle
 
 CLASSES = ('background', 'circle', 'square', 'triangle', 'star')
 _MIN_VISIBLE = 0.25  # A shape of which others hide more than 1 - this is left out.
-_MIN_AREA = 40       # Pixels.
+_MIN_AREA = 40  # Pixels.
 
 
-def outline(kind: str, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
+def outline(kind: str, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """Corners ``(n, 2)`` of a shape, (x, y) in pixels."""
     corners = {'circle': 40, 'square': 4, 'triangle': 3, 'star': 10}[kind]
     turn = angle + 2 * np.pi * np.arange(corners) / corners
     reach = np.full(corners, radius)
     if kind == 'star':
         reach[1::2] *= 0.4
-    return centre + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
+    return center + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -40,65 +40,77 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
     return total / 3**0.5
 
 
-def colour(rng: np.random.Generator, kind: int | None) -> np.ndarray:
-    """A BGR colour: any for the background (None), around the kind's own hue for a shape."""
+def color(rng: np.random.Generator, kind: int | None) -> np.ndarray:
+    """A BGR color: any for the background (None), around the kind's own hue for a shape."""
     hue = rng.uniform(0, 180) if kind is None else (45 * kind + rng.normal(0, 14)) % 180
     saturation = rng.uniform(20, 120) if kind is None else rng.uniform(90, 200)
     pixel = np.uint8([[[hue, saturation, rng.uniform(70, 210)]]])
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
-def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
-    """One picture.
+def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
+    """One image.
 
     Returns:
-        The picture, uint8 BGR ``(size, size, 3)``, and for each shape its class index and the
+        The image, uint8 BGR ``(size, size, 3)``, and for each shape its class index and the
         boolean mask ``(size, size)`` of what of it is to be seen.
     """
-    canvas = colour(rng, None) + 18 * texture(rng, size)[..., None]
+    canvas = color(rng, None) + 18 * texture(rng, size)[..., None]
     shapes = []
     for _ in range(rng.integers(3, 8)):
         kind = int(rng.integers(1, len(CLASSES)))
-        corners = outline(CLASSES[kind], rng.uniform(0, size, 2), size * rng.uniform(0.09, 0.24),
-                          rng.uniform(0, 2 * np.pi))
+        corners = outline(
+            CLASSES[kind],
+            rng.uniform(0, size, 2),
+            size * rng.uniform(0.09, 0.24),
+            rng.uniform(0, 2 * np.pi),
+        )
         mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [corners.round().astype(np.int32)], 1)
         mask = mask.astype(bool)
         if mask.sum() < _MIN_AREA or any(
-                (old & ~mask).sum() < max(_MIN_VISIBLE * whole, _MIN_AREA)
-                for _, old, whole in shapes):
+            (old & ~mask).sum() < max(_MIN_VISIBLE * whole, _MIN_AREA) for _, old, whole in shapes
+        ):
             continue
         shapes = [(k, old & ~mask, whole) for k, old, whole in shapes]
         shapes.append((kind, mask, mask.sum()))
-        canvas[mask] = (colour(rng, kind) + 14 * texture(rng, size)[..., None])[mask]
+        canvas[mask] = (color(rng, kind) + 14 * texture(rng, size)[..., None])[mask]
     canvas += rng.normal(0, 5, canvas.shape)
     return canvas.clip(0, 255).astype(np.uint8), [(kind, mask) for kind, mask, _ in shapes]
 
 
 def write_split(out: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Write the pictures, label maps and annotations of one split."""
+    """Write the images, label maps and annotations of one split."""
     for folder in ('images', 'semseg'):
         (out / folder / split).mkdir(parents=True)
     images, annotations = [], []
     for index in range(count):
-        # A generator of its own for each picture: a longer data set begins like a shorter one.
+        # A generator of its own for each image: a longer data set begins like a shorter one.
         rng = np.random.default_rng([seed, split == 'val', index])
-        picture, shapes = draw_picture(rng, size)
+        image, shapes = draw_image(rng, size)
         labels = np.zeros((size, size), np.uint8)
         name = f'{index:05d}.png'
         for kind, mask in shapes:
             labels[mask] = kind
             encoded = rle.encode(np.asfortranarray(mask, np.uint8))
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=index + 1, category_id=kind, iscrowd=0,
-                area=float(mask.sum()), bbox=rle.toBbox(encoded).tolist(),
-                segmentation=dict(size=[size, size], counts=encoded['counts'].decode())))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index + 1,
+                    category_id=kind,
+                    iscrowd=0,
+                    area=float(mask.sum()),
+                    bbox=rle.toBbox(encoded).tolist(),
+                    segmentation=dict(size=[size, size], counts=encoded['counts'].decode()),
+                )
+            )
         images.append(dict(id=index + 1, file_name=name, width=size, height=size))
-        cv2.imwrite(str(out / 'images' / split / name), picture)
+        cv2.imwrite(str(out / 'images' / split / name), image)
         cv2.imwrite(str(out / 'semseg' / split / name), labels)
     (out / 'annotations').mkdir(exist_ok=True)
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES) if i]
     (out / 'annotations' / f'instances_{split}.json').write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+        json.dumps(dict(images=images, annotations=annotations, categories=categories))
+    )
 
 
 def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
@@ -115,8 +127,10 @@ def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
     if out.exists():
         if stamp.is_file() and json.loads(stamp.read_text()) == settings:
             return False
-        raise ValueError(f"'{out}' exists and holds something else than asked for; remove it or "
-                         'choose another --out')
+        raise ValueError(
+            f"'{out}' exists and holds something else than asked for; remove it or "
+            'choose another --out'
+        )
     # Written beside and moved at the end: a data set is there whole or not at all.
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
@@ -130,9 +144,9 @@ def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, default=Path('data/shapes'))
-    parser.add_argument('--train', type=int, default=400, help='training pictures')
-    parser.add_argument('--val', type=int, default=40, help='validation pictures')
-    parser.add_argument('--size', type=int, default=128, help='side of a picture in pixels')
+    parser.add_argument('--train', type=int, default=400, help='training images')
+    parser.add_argument('--val', type=int, default=40, help='validation images')
+    parser.add_argument('--size', type=int, default=128, help='side of an image in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     for name, least in (('train', 1), ('val', 1), ('size', 32), ('seed', 0)):
@@ -142,8 +156,10 @@ def main():
         made = make_shapes(**vars(args))
     except (ValueError, OSError) as error:
         sys.exit(f'make_shapes.py: error: {error}')
-    print(f'{args.out}: {args.train} training and {args.val} validation pictures '
-          f'({"made" if made else "already there"})')
+    print(
+        f'{args.out}: {args.train} training and {args.val} validation images '
+        f'({"made" if made else "already there"})'
+    )
 
 
 if __name__ == '__main__':

@@ -25,23 +25,54 @@ PYTHON = os.path.join(VENV, 'bin', 'python')
 CONSTRAINTS = os.path.join(ROOT, 'constraints.txt')
 LOG = os.path.join(VENV, 'install.log')
 STAMP = os.path.join(VENV, 'installed')
-CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'),
-                     'swinv2_backbone')
+CACHE = os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'swinv2_backbone'
+)
 PYTHON_WANTED = (3, 11)
 # What mmcv's build and everything else stand on, and then everything else.
 BASE = ['setuptools', 'wheel', 'ninja', 'torch']
-STACK = ['mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors',
-         'huggingface_hub', 'onnx', 'onnxscript', 'onnxruntime', 'pytest', 'hypothesis', 'ruff']
+STACK = [
+    'mmengine',
+    'mmcv',
+    'mmdet',
+    'mmsegmentation',
+    'ftfy',
+    'regex',
+    'safetensors',
+    'huggingface_hub',
+    'onnx',
+    'onnxscript',
+    'onnxruntime',
+    'pytest',
+    'hypothesis',
+    'ruff',
+]
 # The other implementations, for parity tests. Each folder goes before .venv on the path: in there
 # torchvision would disturb mmengine, and mmpretrain cannot be imported beside transformers.
-PEERS_FOLDER = os.path.join(VENV, 'peers')
-PEERS = {
+IMPLEMENTATIONS_FOLDER = os.path.join(VENV, 'implementations')
+IMPLEMENTATIONS = {
     'hf': ['transformers', 'tokenizers', 'timm', 'torchvision'],
-    'mmpretrain': ['mmpretrain', 'torchvision', 'einops', 'model-index', 'ordered-set', 'markdown',
-                   'mat4py', 'importlib-metadata', 'zipp'],
+    'mmpretrain': [
+        'mmpretrain',
+        'torchvision',
+        'einops',
+        'model-index',
+        'ordered-set',
+        'markdown',
+        'mat4py',
+        'importlib-metadata',
+        'zipp',
+    ],
 }
-NETWORK_SIGNS = ('NewConnectionError', 'NameResolutionError', 'ConnectTimeout', 'ProxyError',
-                 'Temporary failure in name resolution', 'Connection refused', 'SSLError')
+NETWORK_SIGNS = (
+    'NewConnectionError',
+    'NameResolutionError',
+    'ConnectTimeout',
+    'ProxyError',
+    'Temporary failure in name resolution',
+    'Connection refused',
+    'SSLError',
+)
 
 
 _lock = []  # The descriptor of the lock, once it is held.
@@ -63,12 +94,15 @@ def pinned(name):
 
 # --- what must be there ---------------------------------------------------------------------------
 
+
 def check_machine():
     """Refuse a machine on which a later step would fail for want of something."""
     here, wanted = ('.'.join(map(str, v[:2])) for v in (sys.version_info, PYTHON_WANTED))
     if here != wanted:
-        raise SetupError(f'Python {wanted} is needed (the stack is pinned for it), this is {here}: '
-                         f'run `make PYTHON=/path/to/python{wanted} ...`')
+        raise SetupError(
+            f'Python {wanted} is needed (the stack is pinned for it), this is {here}: '
+            f'run `make PYTHON=/path/to/python{wanted} ...`'
+        )
     missing = []
     if importlib.util.find_spec('ensurepip') is None:
         missing.append(('the venv module', f'python{wanted}-venv'))
@@ -78,17 +112,24 @@ def check_machine():
         if not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')):
             missing.append(("Python's headers", f'python{wanted}-dev'))
     if missing:
-        raise SetupError(' and '.join(what for what, _ in missing) + ' not found; on Debian: '
-                         'apt install ' + ' '.join(package for _, package in missing))
+        raise SetupError(
+            ' and '.join(what for what, _ in missing) + ' not found; on Debian: '
+            'apt install ' + ' '.join(package for _, package in missing)
+        )
 
 
 # --- the virtual environment ----------------------------------------------------------------------
 
+
 def make_venv():
     """Make .venv, anew if an interrupted run left one without a working pip."""
-    if os.path.exists(PYTHON) and subprocess.call(
-            [PYTHON, '-m', 'pip', '--version'], stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL) == 0:
+    if (
+        os.path.exists(PYTHON)
+        and subprocess.call(
+            [PYTHON, '-m', 'pip', '--version'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        == 0
+    ):
         return
     say('making .venv')
     os.makedirs(VENV, exist_ok=True)
@@ -104,10 +145,14 @@ def remove_half_installed():
     for leftover in glob.glob(os.path.join(glob.escape(site), '~*')):  # pip's own back-ups
         shutil.rmtree(leftover, ignore_errors=True)
     for info in glob.glob(os.path.join(glob.escape(site), '*.dist-info')):
-        files = metadata.PathDistribution.at(info).files if os.path.exists(
-            os.path.join(info, 'RECORD')) else None
-        if files is None or not all(os.path.exists(os.path.join(site, str(file)))
-                                    for file in files if file.suffix != '.pyc'):
+        files = (
+            metadata.PathDistribution.at(info).files
+            if os.path.exists(os.path.join(info, 'RECORD'))
+            else None
+        )
+        if files is None or not all(
+            os.path.exists(os.path.join(site, str(file))) for file in files if file.suffix != '.pyc'
+        ):
             say('installing again what was interrupted: ' + os.path.basename(info))
             shutil.rmtree(info)
 
@@ -118,18 +163,26 @@ def pip(*args, **options):
 
 # --- mmcv's compiled operators --------------------------------------------------------------------
 
+
 def cuda_of_torch():
     """The CUDA release that both the installed torch and this machine's nvcc are of, or ''.
 
     Only then can operators for the GPU be compiled; in all other cases they are for the CPU.
     """
     probe = subprocess.run(
-        [PYTHON, '-c',
-         'import torch; print(torch.cuda.is_available() and torch.version.cuda or "")'],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        [
+            PYTHON,
+            '-c',
+            'import torch; print(torch.cuda.is_available() and torch.version.cuda or "")',
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     release = probe.stdout.strip()
-    nvcc = shutil.which('nvcc') or shutil.which('nvcc', path=os.path.join(
-        os.environ.get('CUDA_HOME', '/usr/local/cuda'), 'bin'))
+    nvcc = shutil.which('nvcc') or shutil.which(
+        'nvcc', path=os.path.join(os.environ.get('CUDA_HOME', '/usr/local/cuda'), 'bin')
+    )
     if not release or not nvcc:
         return ''
     version = subprocess.run([nvcc, '--version'], stdout=subprocess.PIPE, text=True).stdout
@@ -159,17 +212,29 @@ def build_mmcv(cuda):
     os.makedirs(work, exist_ok=True)
     if not os.path.isdir(source):
         say('fetching the sources of mmcv ' + version)
-        pip('download', '--no-deps', '--no-binary', ':all:', '--no-build-isolation', '-d', work,
-            'mmcv==' + version, failure='could not fetch mmcv')
+        pip(
+            'download',
+            '--no-deps',
+            '--no-binary',
+            ':all:',
+            '--no-build-isolation',
+            '-d',
+            work,
+            'mmcv==' + version,
+            failure='could not fetch mmcv',
+        )
         partial = os.path.join(work, 'partial')
         with tarfile.open(os.path.join(work, f'mmcv-{version}.tar.gz')) as archive:
             archive.extractall(partial)
         os.rename(os.path.join(partial, 'mmcv-' + version), source)
-    say("compiling mmcv's operators, once for this machine: 15 CPU-minutes, 8 minutes on 2 cores"
-        + (f' (longer: with CUDA {cuda})' if cuda else ', operators for the CPU'))
+    say(
+        "compiling mmcv's operators, once for this machine: 15 CPU-minutes, 8 minutes on 2 cores"
+        + (f' (longer: with CUDA {cuda})' if cuda else ', operators for the CPU')
+    )
     kinds = ['*.cpp', 'cpu/*.cpp'] + (['cuda/*.cpp', 'cuda/*.cu'] if cuda else [])
-    sources = sum(len(glob.glob(os.path.join(source, 'mmcv/ops/csrc/pytorch', kind)))
-                  for kind in kinds)
+    sources = sum(
+        len(glob.glob(os.path.join(source, 'mmcv/ops/csrc/pytorch', kind))) for kind in kinds
+    )
     environment = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0'}
     environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
     # Python's own flags have -g, which more than doubles the time and is of no use here. setuptools
@@ -181,9 +246,19 @@ def build_mmcv(cuda):
     if not cuda:
         environment['CUDA_VISIBLE_DEVICES'] = ''  # or the build asks for nvcc wherever a GPU is
     built = os.path.join(work, 'wheel')
-    pip('wheel', '--no-deps', '--no-build-isolation', '-w', built, source, env=environment,
-        failure='could not compile mmcv', progress=lambda: '{} of {} files'.format(
-            len(glob.glob(os.path.join(source, 'build/**/*.o'), recursive=True)), sources))
+    pip(
+        'wheel',
+        '--no-deps',
+        '--no-build-isolation',
+        '-w',
+        built,
+        source,
+        env=environment,
+        failure='could not compile mmcv',
+        progress=lambda: '{} of {} files'.format(
+            len(glob.glob(os.path.join(source, 'build/**/*.o'), recursive=True)), sources
+        ),
+    )
     os.makedirs(folder, exist_ok=True)
     for wheel in glob.glob(os.path.join(built, 'mmcv-*.whl')):
         shutil.move(wheel, os.path.join(folder, os.path.basename(wheel)))
@@ -191,6 +266,7 @@ def build_mmcv(cuda):
 
 
 # --- running things -------------------------------------------------------------------------------
+
 
 def run(command, failure, progress=None, env=None):
     """Run a command, its output in the log; if it fails, say why in one line."""
@@ -200,8 +276,15 @@ def run(command, failure, progress=None, env=None):
         log.flush()
         # A session of its own, so that what pip starts can be ended with it; and it holds the lock,
         # so that the next set-up waits even for what outlives a killed one.
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=env,
-                                   start_new_session=True, pass_fds=_lock)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env=env,
+            start_new_session=True,
+            pass_fds=_lock,
+        )
         try:
             watch(process, progress)
         finally:
@@ -213,11 +296,16 @@ def run(command, failure, progress=None, env=None):
         log.seek(begin)
         output = log.read()
     if any(sign in output for sign in NETWORK_SIGNS):
-        raise SetupError('no network: pip cannot reach a package index; connect, or name one in '
-                         'PIP_INDEX_URL, and run again')
+        raise SetupError(
+            'no network: pip cannot reach a package index; connect, or name one in '
+            'PIP_INDEX_URL, and run again'
+        )
     errors = re.findall(r'error: +(.+)', output, re.IGNORECASE)
-    raise SetupError('{}: {} (all of it: {})'.format(
-        failure, errors[-1].strip() if errors else f'status {process.returncode}', LOG))
+    raise SetupError(
+        '{}: {} (all of it: {})'.format(
+            failure, errors[-1].strip() if errors else f'status {process.returncode}', LOG
+        )
+    )
 
 
 def take_lock():
@@ -250,6 +338,7 @@ def watch(process, progress):
 
 # --- all of it ------------------------------------------------------------------------------------
 
+
 def replace_opencv_without_libgl():
     """Lay opencv's headless build over the other where libGL is missing, as on a bare server.
 
@@ -258,9 +347,13 @@ def replace_opencv_without_libgl():
     probe = subprocess.run([PYTHON, '-c', 'import cv2'], stderr=subprocess.PIPE, text=True)
     if probe.returncode and re.search(r'lib\S+\.so', probe.stderr):
         say('no libGL here: using the headless build of opencv')
-        pip('install', '--no-deps', '--force-reinstall',
+        pip(
+            'install',
+            '--no-deps',
+            '--force-reinstall',
             'opencv-python-headless==' + pinned('opencv-python'),
-            failure='could not install opencv-python-headless')
+            failure='could not install opencv-python-headless',
+        )
 
 
 def fingerprint():
@@ -290,23 +383,36 @@ def set_up():
     wheel = compiled_mmcv(cuda)
     say('installing mmcv (' + wheel + '), mmdet, mmsegmentation and what they need')
     # The wheel by its path: pip's own cache may hold one that was built without operators.
-    pip('install', '-c', CONSTRAINTS, '--no-build-isolation',
+    pip(
+        'install',
+        '-c',
+        CONSTRAINTS,
+        '--no-build-isolation',
         *[wheel if name == 'mmcv' else name for name in STACK],
-        failure='could not install OpenMMLab')
-    pip('install', '--no-deps', '--no-build-isolation', '-e', '.',
-        failure='could not install swinv2_backbone')
+        failure='could not install OpenMMLab',
+    )
+    pip(
+        'install',
+        '--no-deps',
+        '--no-build-isolation',
+        '-e',
+        '.',
+        failure='could not install swinv2_backbone',
+    )
     replace_opencv_without_libgl()
-    run([PYTHON, '-c', 'import mmdet, mmseg, mmcv.ops, swinv2_backbone'],
-        'the installed stack cannot be imported')
+    run(
+        [PYTHON, '-c', 'import mmdet, mmseg, mmcv.ops, swinv2_backbone'],
+        'the installed stack cannot be imported',
+    )
     with open(STAMP, 'w') as file:
         file.write(fingerprint())
     say('.venv is ready')
 
 
-def set_up_peers():
+def set_up_implementations():
     """Install what the parity tests compare with; whole folders or nothing."""
-    for name, packages in PEERS.items():
-        folder = os.path.join(PEERS_FOLDER, name)
+    for name, packages in IMPLEMENTATIONS.items():
+        folder = os.path.join(IMPLEMENTATIONS_FOLDER, name)
         pins = [package + '==' + pinned(package) for package in packages]
         stamp = os.path.join(folder, 'installed')
         if os.path.exists(stamp):
@@ -324,9 +430,9 @@ def set_up_peers():
         os.rename(partial, folder)
 
 
-def main(peers=False):
+def main(implementations=False):
     try:
-        if is_installed() and not peers:
+        if is_installed() and not implementations:
             return
         signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended; run again to go on'))
         if not is_installed():
@@ -334,8 +440,8 @@ def main(peers=False):
         take_lock()
         if not is_installed():
             set_up()
-        if peers:
-            set_up_peers()
+        if implementations:
+            set_up_implementations()
     except SetupError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
@@ -343,4 +449,4 @@ def main(peers=False):
 
 
 if __name__ == '__main__':
-    main(peers='peers' in sys.argv[1:])
+    main(implementations='implementations' in sys.argv[1:])

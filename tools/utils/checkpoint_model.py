@@ -5,23 +5,30 @@ import argparse
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.convert import Converted, arch_of
 from swinv2_backbone.checkpoints.export import mlp_ratio_of
-from swinv2_backbone.checkpoints.loading import load_checkpoint, load_converted
+from swinv2_backbone.checkpoints.loading import load_into, open_checkpoint
 from tools.utils import cli
 from tools.utils.config_checks import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of :func:`load_model`."""
-    parser.add_argument('checkpoint', help='a path, a URL, hf://owner/name[/file] or '
-                        'swinv2://NAME, in any of the formats')
+    parser.add_argument(
+        'checkpoint',
+        help='a path, a URL, hf://owner/name[/file] or swinv2://NAME, in any of the formats',
+    )
     parser.add_argument('--prefix', help='use only keys of the checkpoint that start with it')
-    parser.add_argument('--pretrained-window-sizes', type=cli.window, metavar='W',
-                        help='windows that the position bias was trained with, where the '
-                        'checkpoint does not tell: a side in tokens, or one a stage as 16,16,16,8')
+    parser.add_argument(
+        '--pretrained-window-sizes',
+        type=cli.window,
+        metavar='W',
+        help='windows that the position bias was trained with, where the '
+        'checkpoint does not tell: a side in tokens, or one per stage as 16,16,16,8',
+    )
 
 
-def load_model(args: argparse.Namespace, checkpoint: str | None = None
-               ) -> tuple[SwinTransformerV2, Converted]:
+def load_model(
+    args: argparse.Namespace, checkpoint: str | None = None
+) -> tuple[SwinTransformerV2, Converted]:
     """The backbone of a checkpoint, in eval mode, and what else was in the file.
 
     Args:
@@ -29,13 +36,14 @@ def load_model(args: argparse.Namespace, checkpoint: str | None = None
         checkpoint: Another one instead of theirs.
     """
     source = checkpoint or args.checkpoint
-    converted = load_checkpoint(source, args.prefix)
+    converted = open_checkpoint(source, args.prefix)
     given = args.pretrained_window_sizes
     return build_model(converted, source, given.size if given else 'auto').eval(), converted
 
 
-def build_model(converted: Converted, source: str,
-                windows: int | list | str | None) -> SwinTransformerV2:
+def build_model(
+    converted: Converted, source: str, windows: int | list | str | None
+) -> SwinTransformerV2:
     """The backbone that weights are of, with them in it.
 
     Args:
@@ -51,10 +59,16 @@ def build_model(converted: Converted, source: str,
     if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
         raise UserError(f'{source}: has no whole patch embedding ({converted.format} format)')
     if 0 in arch['depths'] or 0 in arch['num_heads']:
-        raise UserError(f'{source}: has not all four stages (blocks: {arch["depths"]}); a part of '
-                        'the model is of no use here')
+        raise UserError(
+            f'{source}: has not all four stages (blocks: {arch["depths"]}); a part of '
+            'the model is of no use here'
+        )
     model = SwinTransformerV2(
-        arch=arch, in_channels=convolution.shape[1], patch_size=convolution.shape[-1],
-        mlp_ratio=mlp_ratio_of(converted.state), pretrained_window_sizes=windows)
-    load_converted(model, converted, source)
+        arch=arch,
+        in_channels=convolution.shape[1],
+        patch_size=convolution.shape[-1],
+        mlp_ratio=mlp_ratio_of(converted.state),
+        pretrained_window_sizes=windows,
+    )
+    load_into(model, converted, source)
     return model

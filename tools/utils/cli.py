@@ -53,12 +53,23 @@ class CfgOptions(DictAction):
 def make_parser(description: str) -> OneLineParser:
     """A parser with the options that both scripts have."""
     parser = OneLineParser(description=description)
-    parser.add_argument('--work-dir', help='where logs, checkpoints and results go '
-                        '(default: work_dirs/NAME_OF_THE_CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE',
-                        help='override settings of the config, e.g. train_dataloader.batch_size=4')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how the processes of a distributed job are started')
+    parser.add_argument(
+        '--work-dir',
+        help='where logs, checkpoints and results go (default: work_dirs/NAME_OF_THE_CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=4',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed job are started',
+    )
     # torch.distributed.launch passes it; torchrun sets the variable.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
@@ -80,8 +91,10 @@ def load_config(args: argparse.Namespace) -> Config:
     except Exception as error:  # A config is a program: whatever it raises, it is the config's.
         raise UserError(f"config '{path}': {type(error).__name__}: {first_line(error)}") from error
     if cfg.get('default_scope') not in TOOLBOXES:
-        raise UserError(f"config '{path}': default_scope: got {cfg.get('default_scope')!r}, "
-                        f'allowed: {" or ".join(map(repr, TOOLBOXES))}')
+        raise UserError(
+            f"config '{path}': default_scope: got {cfg.get('default_scope')!r}, "
+            f'allowed: {" or ".join(map(repr, TOOLBOXES))}'
+        )
     require_toolbox(cfg.default_scope, path)
     check_top_level(cfg, path)
     for key in args.cfg_options or {}:
@@ -103,8 +116,9 @@ def require_toolbox(name: str, path: Path) -> None:
     try:
         importlib.import_module(f'{name}.models')
     except Exception as error:  # Versions that do not go together end in all kinds.
-        raise UserError(f"config '{path}': needs {name}, which cannot be imported here "
-                        f'({first_line(error)})') from error
+        raise UserError(
+            f"config '{path}': needs {name}, which cannot be imported here ({first_line(error)})"
+        ) from error
 
 
 def positive(text: str) -> int:
@@ -122,12 +136,13 @@ class Window(NamedTuple):
 
 
 def window(text: str) -> Window:
-    """An argparse type: '16', '8x16' (height x width), or '16,16,16,8' (an entry a stage)."""
+    """An argparse type: '16', '8x16' (height x width), or '16,16,16,8' (an entry per stage)."""
     entry = '[1-9][0-9]*(x[1-9][0-9]*)?'
     if not re.fullmatch(f'{entry}(,{entry}){{3}}|{entry}', text):
         raise argparse.ArgumentTypeError(
             f"got '{text}', allowed: a side as 16, HEIGHTxWIDTH as 8x16, or one of these for each "
-            'of the four stages as 16,16,16,8, in tokens')
+            'of the four stages as 16,16,16,8, in tokens'
+        )
     sides = [[int(side) for side in entry.split('x')] for entry in text.split(',')]
     sizes = [each[0] if len(each) == 1 else tuple(each) for each in sides]
     return Window(text, sizes[0] if len(sizes) == 1 else sizes)
@@ -139,8 +154,11 @@ def latest_checkpoint(work_dir: str) -> str | None:
     mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
     there may be a later checkpoint than it names, one that is truncated, or nothing in it.
     """
-    found = [path for path in Path(work_dir).glob('*.pth')
-             if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)]
+    found = [
+        path
+        for path in Path(work_dir).glob('*.pth')
+        if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)
+    ]
     return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
 
 
@@ -158,8 +176,10 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> str:
         if checkpoint is None:
             raise UserError(f"checkpoint '{folder}': no iter_*.pth or epoch_*.pth in this folder")
     elif '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f"checkpoint '{checkpoint}' does not exist; tools/train.py writes its own "
-                        f"to '{cfg.work_dir}'")
+        raise UserError(
+            f"checkpoint '{checkpoint}' does not exist; tools/train.py writes its own "
+            f"to '{cfg.work_dir}'"
+        )
     cfg.load_from = checkpoint
     return checkpoint
 
@@ -187,14 +207,18 @@ class SetupGuard(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner.cfg.get('resume') and 'message_hub' not in checkpoint:
-            raise UserError('the checkpoint has weights alone, no state of a training that could '
-                            'go on; to start from its weights, set load_from')
+            raise UserError(
+                'the checkpoint has weights alone, no state of a training that could '
+                'go on; to start from its weights, set load_from'
+            )
         own = _shapes(bare_model(runner.model).state_dict())
         given = _shapes(checkpoint.get('state_dict', checkpoint))
         if not own & given or (self.whole and own != given):
-            raise UserError("the checkpoint does not fit the config's model: it lacks "
-                            f'{_describe(own - given)} and has, of no use here, '
-                            f'{_describe(given - own)}')
+            raise UserError(
+                "the checkpoint does not fit the config's model: it lacks "
+                f'{_describe(own - given)} and has, of no use here, '
+                f'{_describe(given - own)}'
+            )
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -205,8 +229,10 @@ def bare_model(model: nn.Module) -> nn.Module:
 
 
 def _shapes(state: dict) -> set[tuple[str, tuple]]:
-    return {(str(key).removeprefix('module.'), tuple(getattr(value, 'shape', ())))
-            for key, value in state.items()}
+    return {
+        (str(key).removeprefix('module.'), tuple(getattr(value, 'shape', ())))
+        for key, value in state.items()
+    }
 
 
 def _describe(parameters: set[tuple[str, tuple]]) -> str:
@@ -228,8 +254,10 @@ def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: boo
     """
     allow_mmengine_checkpoints()
     if cfg.launcher != 'none' and get_device() == 'cpu' and not is_distributed():
-        raise UserError(f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
-                        'accelerators alone, and torch sees none here')
+        raise UserError(
+            f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
+            'accelerators alone, and torch sees none here'
+        )
     runner = Runner.from_cfg(cfg)
     # One line for each parameter would bury what matters.
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
@@ -240,8 +268,10 @@ def execute(cfg: Config, work: Callable[[Runner], object], whole_checkpoint: boo
 def first_line(error: BaseException) -> str:
     """An exception's message on one line."""
     if isinstance(error, pickle.UnpicklingError):
-        return ('a checkpoint was refused by the safe loader (weights_only=True): it was not '
-                'written by torch.save, or holds more than tensors and plain data')
+        return (
+            'a checkpoint was refused by the safe loader (weights_only=True): it was not '
+            'written by torch.save, or holds more than tensors and plain data'
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -261,6 +291,9 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if SetupGuard.started or os.environ.get(TRACEBACK_VARIABLE):
             raise
-        kind = '' if isinstance(error, UserError) else (
-            f' [{type(error).__name__}; {TRACEBACK_VARIABLE}=1 shows where]')
+        kind = (
+            ''
+            if isinstance(error, UserError)
+            else (f' [{type(error).__name__}; {TRACEBACK_VARIABLE}=1 shows where]')
+        )
         sys.exit(f'{Path(sys.argv[0]).name}: error: {first_line(error)}{kind}')

@@ -23,8 +23,17 @@ from swinv2_backbone.optim import MMENGINE_KEYS, RATE
 _REGISTRIES = (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, LOOPS, OPTIMIZERS, OPTIM_WRAPPERS)
 # Keys that no signature shows.
 _ALSO_READ = {
-    '': ('auto_scale_lr', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile',
-         'activation_checkpointing', 'runner_type', 'tta_model', 'tta_pipeline'),
+    '': (
+        'auto_scale_lr',
+        'model_wrapper_cfg',
+        'find_unused_parameters',
+        'sync_bn',
+        'compile',
+        'activation_checkpointing',
+        'runner_type',
+        'tta_model',
+        'tta_pipeline',
+    ),
     # AmpOptimWrapper's, which --amp puts in the place of OptimWrapper.
     'optim_wrapper': ('constructor', 'paramwise_cfg', 'dtype', 'loss_scale', 'use_fsdp'),
     'optim_wrapper.paramwise_cfg': (*MMENGINE_KEYS, RATE),
@@ -36,7 +45,7 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """" (did you mean 'x'?)", or nothing if no candidate is close."""
+    """ " (did you mean 'x'?)", or nothing if no candidate is close."""
     close = difflib.get_close_matches(name, [str(c) for c in candidates], n=1)
     return f" (did you mean '{close[0]}'?)" if close else ''
 
@@ -73,8 +82,10 @@ def check_override(cfg: Config, dotted: str) -> None:
         where = '.'.join(done)
         if isinstance(node, (list, tuple)):
             if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"--cfg-options: '{dotted}': '{where}' is a list of {len(node)}; "
-                                f"'{part}' is no index of it")
+                raise UserError(
+                    f"--cfg-options: '{dotted}': '{where}' is a list of {len(node)}; "
+                    f"'{part}' is no index of it"
+                )
             node = node[int(part)]
         elif node is not None and not isinstance(node, (dict, Config)):
             raise UserError(f"--cfg-options: '{dotted}': '{where}' is no dict but {node!r}")
@@ -82,8 +93,9 @@ def check_override(cfg: Config, dotted: str) -> None:
             known = _known_keys(cfg, node or {}, where)
             close = difflib.get_close_matches(part, known, n=1, cutoff=0.8)
             if part not in known and (close or not done):
-                raise UserError(f"--cfg-options: '{dotted}': unknown key '{part}'"
-                                + did_you_mean(part, known))
+                raise UserError(
+                    f"--cfg-options: '{dotted}': unknown key '{part}'" + did_you_mean(part, known)
+                )
             return
         else:
             node = node[part]
@@ -121,8 +133,11 @@ def check_data(cfg: Config, *loaders: str) -> None:
             raise UserError(f'the config lacks {loader}')
         for path in _data_paths(cfg[loader]['dataset']):
             if not path.exists():
-                hint = ('run `make data/shapes`' if 'shapes' in path.parts else
-                        'see "Data" in README.md, or set its data_root')
+                hint = (
+                    'run `make data/shapes`'
+                    if 'shapes' in path.parts
+                    else 'see "Data" in README.md, or set its data_root'
+                )
                 raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
 
 
@@ -138,7 +153,9 @@ def _data_paths(dataset: ConfigDict) -> Iterable[Path]:
     if dataset.get('data_root'):
         yield root
     prefix = dataset.get('data_prefix') or {}
-    for part in (dataset.get('ann_file'),
-                 *(prefix.values() if isinstance(prefix, dict) else [prefix])):
+    for part in (
+        dataset.get('ann_file'),
+        *(prefix.values() if isinstance(prefix, dict) else [prefix]),
+    ):
         if part and '://' not in str(part):
             yield root / part

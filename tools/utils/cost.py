@@ -1,4 +1,4 @@
-"""What a test costs: seconds a picture, and memory."""
+"""What a test costs: seconds an image, and memory."""
 
 import time
 
@@ -10,7 +10,7 @@ from torch import nn, tensor
 from tools.utils.cli import bare_model
 from tools.utils.memory import PeakMemory, wait_for
 
-SECONDS, MEGABYTES = 's/picture', 'peak MB'
+SECONDS, MEGABYTES = 's/image', 'peak MB'
 
 
 class CostHook(Hook):
@@ -20,7 +20,7 @@ class CostHook(Hook):
     The first batch is not timed, if there are more: it also starts threads and fills caches.
 
     Attributes:
-        cost: After a test, seconds a picture (of one process) and peak megabytes.
+        cost: After a test, seconds an image (of one process) and peak megabytes.
     """
 
     def before_test(self, runner: Runner) -> None:
@@ -29,8 +29,10 @@ class CostHook(Hook):
         self._batches: list[tuple[float, int]] = []
         self._seconds = 0.0
         model = bare_model(runner.model)
-        self._handles = [model.register_forward_pre_hook(self._begin),
-                         model.register_forward_hook(self._end)]
+        self._handles = [
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._end),
+        ]
         try:
             self._memory = PeakMemory(self.device)
         except OSError:  # No /proc: then there is no column of it.
@@ -44,8 +46,13 @@ class CostHook(Hook):
         wait_for(self.device)
         self._seconds += time.perf_counter() - self._started
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: list | None = None) -> None:
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: list | None = None,
+    ) -> None:
         # (Test-time augmentation does several forwards for a batch.)
         self._batches.append((self._seconds, len(outputs)))
         self._seconds = 0.0
@@ -54,14 +61,14 @@ class CostHook(Hook):
         for handle in self._handles:
             handle.remove()
         timed = self._batches[1:] or self._batches
-        seconds, pictures = (float(sum(column)) for column in zip(*timed, strict=True))
+        seconds, images = (float(sum(column)) for column in zip(*timed, strict=True))
         taken, how = self._memory.taken() if self._memory else (0, '')
         if is_distributed():
-            sums = tensor([seconds, pictures], device=next(runner.model.parameters()).device)
+            sums = tensor([seconds, images], device=next(runner.model.parameters()).device)
             largest = tensor([float(taken)], device=sums.device)
             all_reduce(sums)
             all_reduce(largest, 'max')
-            (seconds, pictures), taken = sums.tolist(), largest.item()
-        self.cost = {SECONDS: seconds / pictures}
+            (seconds, images), taken = sums.tolist(), largest.item()
+        self.cost = {SECONDS: seconds / images}
         if how in ('clear_refs', 'max_memory_allocated'):  # Else that of all tests so far.
             self.cost[MEGABYTES] = taken / 1e6

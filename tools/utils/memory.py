@@ -61,6 +61,7 @@ class PeakMemory:
             peak = _status('VmHWM')
         else:
             import resource  # Not on every system.
+
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return max(peak - self.before, 0), self.how
 

@@ -70,12 +70,15 @@ def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -
 def _hidden_layer(window: Pair, pretrained_window: Pair) -> Tensor:
     """float64 ``(offsets, channels + 1)``, the last column 1."""
     channels = max(CPB_HIDDEN, 2 * (2 * pretrained_window[0] - 1) * (2 * pretrained_window[1] - 1))
-    rows, cols = (torch.arange(1 - w, w, dtype=torch.float64) / max(p - 1, 1)
-                  for w, p in zip(window, pretrained_window, strict=True))
+    rows, cols = (
+        torch.arange(1 - w, w, dtype=torch.float64) / max(p - 1, 1)
+        for w, p in zip(window, pretrained_window, strict=True)
+    )
     coords = torch.cartesian_prod(rows, cols).view(-1, 2)
     generator = torch.Generator().manual_seed(0)
-    weights, offsets = (torch.randn(shape, channels, generator=generator, dtype=torch.float64)
-                        for shape in (2, 1))
+    weights, offsets = (
+        torch.randn(shape, channels, generator=generator, dtype=torch.float64) for shape in (2, 1)
+    )
     hidden = F.relu(coords @ weights + offsets)
     return torch.cat([hidden, torch.ones(len(hidden), 1, dtype=torch.float64)], dim=1)
 

@@ -9,7 +9,7 @@ class BoxTTAModel(DetTTAModel):
     """Merge boxes over the augmentations; leave masks out, which DetTTAModel refuses to merge."""
 
     def merge_preds(self, data_samples_list: list) -> list:
-        """``data_samples_list[picture][augmentation]`` to one data sample a picture."""
-        for sample in (sample for picture in data_samples_list for sample in picture):
+        """``data_samples_list[image][augmentation]`` to one data sample an image."""
+        for sample in (sample for image in data_samples_list for sample in image):
             sample.pred_instances.pop('masks', None)
         return super().merge_preds(data_samples_list)

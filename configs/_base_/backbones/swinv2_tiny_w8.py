@@ -7,6 +7,6 @@ model = dict(
         window_size=8,
         pretrained_window_sizes=8,
         drop_path_rate=0.2,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='swinv2://swinv2_tiny_patch4_window8_256')))
+        init_cfg=dict(type='Pretrained', checkpoint='swinv2://swinv2_tiny_patch4_window8_256'),
+    )
+)

@@ -1,5 +1,5 @@
 # Mask R-CNN + SwinV2-T for small data sets and CPUs: random weights, small objects, and an
-# eighth of the regions a picture.
+# eighth of the regions an image.
 _base_ = './mask_rcnn_swinv2_tiny.py'
 
 model = dict(
@@ -8,4 +8,5 @@ model = dict(
     # Anchors of 16 to 256 pixels: half of COCO's.
     rpn_head=dict(anchor_generator=dict(scales=[4])),
     train_cfg=dict(rpn_proposal=dict(max_per_img=500), rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(max_per_img=500)))
+    test_cfg=dict(rpn=dict(max_per_img=500)),
+)

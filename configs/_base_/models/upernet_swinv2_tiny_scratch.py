@@ -8,4 +8,5 @@ model = dict(
     # None: the window in use is the one that the position bias is trained with.
     backbone=dict(pretrained_window_sizes=None, drop_path_rate=0.1, init_cfg=None),
     decode_head=dict(channels=128, norm_cfg=norm_cfg),
-    auxiliary_head=dict(channels=64, norm_cfg=norm_cfg))
+    auxiliary_head=dict(channels=64, norm_cfg=norm_cfg),
+)

@@ -4,10 +4,13 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=0.0001, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        bias_decay_mult=0.,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
         custom_keys=dict(
-            q_bias=dict(decay_mult=0.),
-            v_bias=dict(decay_mult=0.),
-            cpb_mlp=dict(decay_mult=0.),
-            logit_scale=dict(decay_mult=0.))))
+            q_bias=dict(decay_mult=0.0),
+            v_bias=dict(decay_mult=0.0),
+            cpb_mlp=dict(decay_mult=0.0),
+            logit_scale=dict(decay_mult=0.0),
+        ),
+    ),
+)

@@ -1,4 +1,4 @@
-# 400 iterations of 2 pictures, from random weights.
+# 400 iterations of 2 images, from random weights.
 _base_ = './adamw.py'
 
 optim_wrapper = dict(optimizer=dict(lr=0.0003), clip_grad=dict(max_norm=10, norm_type=2))

@@ -1,4 +1,4 @@
-# 160k iterations of 16 pictures (8 GPUs x 2); learning rate and decay as mmseg's Swin V1.
+# 160k iterations of 16 images (8 GPUs x 2); learning rate and decay as mmseg's Swin V1.
 _base_ = './adamw.py'
 
 optim_wrapper = dict(optimizer=dict(lr=0.00006, weight_decay=0.01))
