@@ -23,7 +23,8 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE', 'NOTICE'],
     packages=find_packages(include=['swinv2_backbone', 'swinv2_backbone.*']),
-    python_requires='>=3.10',
+    package_data={'swinv2_backbone': ['py.typed']},
+    python_requires='>=3.11',
     # torch alone: were mmengine, mmcv, mmdet or mmseg listed here, pip would lay the official
     # files over those of a maintained fork, which has the same import names.
     install_requires=['torch>=2.1'],
