@@ -27,7 +27,7 @@ setup(
     python_requires='>=3.11',
     # torch alone: were mmengine, mmcv, mmdet or mmseg listed here, pip would lay the official
     # files over those of a maintained fork, which has the same import names.
-    install_requires=['torch>=2.1'],
+    install_requires=['torch>=2.7'],
     extras_require={
         'openmmlab': [
             'mmengine>=0.10.7,<1.0',
