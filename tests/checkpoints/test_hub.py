@@ -10,7 +10,7 @@ import torch
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints import download
-from swinv2_backbone.checkpoints.export import from_backbone
+from swinv2_backbone.checkpoints import from_backbone
 from swinv2_backbone.checkpoints.formats import FORMATS
 from tests.checkpoints.test_pretrained_windows import hf_config, windows_of
 from tests.helpers.models import SMALL_ARCH, randomize_parameters

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import CheckpointError
+from swinv2_backbone.checkpoints import CheckpointError
 from tests.helpers.checkpoint_files import official_state, save_official
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
 

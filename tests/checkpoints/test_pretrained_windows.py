@@ -9,7 +9,7 @@ import torch
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES
 from swinv2_backbone.checkpoints.errors import CheckpointError
-from swinv2_backbone.checkpoints.export import from_backbone
+from swinv2_backbone.checkpoints import from_backbone
 from swinv2_backbone.checkpoints.files import write_checkpoint
 from swinv2_backbone.checkpoints.formats import FORMATS
 from swinv2_backbone.checkpoints.loading import open_checkpoint

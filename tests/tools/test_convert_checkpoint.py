@@ -13,7 +13,7 @@ import torch
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.convert import Converted
 from swinv2_backbone.checkpoints.errors import CheckpointError
-from swinv2_backbone.checkpoints.export import mlp_ratio_of
+from swinv2_backbone.checkpoints.architecture import mlp_ratio_of
 from swinv2_backbone.checkpoints.files import read_checkpoint
 from swinv2_backbone.checkpoints.formats import FORMATS
 from swinv2_backbone.checkpoints.loading import open_checkpoint
