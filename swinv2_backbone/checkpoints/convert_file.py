@@ -95,13 +95,13 @@ def convert(
     """
     fmt, file = _check_arguments(destination, to, safetensors, drop, window_size, img_size, force)
     converted = open_checkpoint(source, prefix)
-    windows = _pretrained_windows(pretrained_window_sizes, converted, source, fmt)
     try:
         expected = expected_parameters(**settings_of(converted.state))
     except CheckpointError as error:
         message = f'checkpoint {source} ({converted.format} format): {error}'
         raise CheckpointError(message) from error
     check_weights(converted, expected, source)
+    windows = _pretrained_windows(pretrained_window_sizes, converted, source, fmt)
     state, head = (_without(drop, part) for part in (converted.state, converted.head))
     dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()
     if absent := set(drop) - {key.split('.')[0] for key in dropped}:
@@ -109,7 +109,7 @@ def convert(
     theirs = from_backbone(state, head, fmt)
     config, window, side = {}, None, None
     if windows and fmt.is_for_one_size:
-        window, side = _sizes(window_size, img_size, converted, source, windows)
+        window, side = find_sizes(window_size, img_size, converted, source, windows)
         theirs |= _buffers(converted, windows, window, side, fmt, fmt.prefix if head else '')
         if fmt.config_json == 'transformers':
             labels = converted.config.get('id2label')
@@ -178,7 +178,7 @@ def _pretrained_windows(
     return reconcile(configured, recorded, f'checkpoint {source}', converted.window_source)
 
 
-def _sizes(
+def find_sizes(
     window_size: int | None,
     img_size: int | None,
     converted: Converted,
