@@ -36,8 +36,8 @@ def arch_of(state: Mapping[str, Tensor]) -> dict:
 def describe_arch(state: Mapping[str, Tensor]) -> str:
     """The architecture of weights, for messages: its name in quotes, or its numbers."""
     arch = arch_of(state)
-    for name, known in ARCHITECTURES.items():
-        if arch == {key: known[key] for key in arch}:
+    for name, settings in ARCHITECTURES.items():
+        if arch == {key: settings[key] for key in arch}:
             return f"'{name}'"
     return f'a model of {arch}'
 
@@ -55,8 +55,12 @@ def mlp_ratio_of(state: Mapping[str, Tensor]) -> float:
     return ratio if exact else ratio * (1 + 1e-9)
 
 
-def settings_of(state: Mapping[str, Tensor]) -> dict:
+def settings_of(state: Mapping[str, Tensor], source: str = 'the weights') -> dict:
     """The arguments of :func:`expected_parameters` and of the backbone that has these weights.
+
+    Args:
+        state: The weights.
+        source: Where they came from, for messages.
 
     Returns:
         ``arch, in_channels, patch_size, mlp_ratio``.
@@ -66,16 +70,16 @@ def settings_of(state: Mapping[str, Tensor]) -> dict:
     """
     convolution, arch = state.get(_CONVOLUTION), arch_of(state)
     if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
-        raise CheckpointError('the patch embed is missing or incomplete')
+        raise CheckpointError(f'{source}: the patch embed is missing or incomplete')
     if 0 in arch['depths'] or 0 in arch['num_heads']:
         raise CheckpointError(
-            f'does not have all four stages (blocks: {arch["depths"]}); part of a model cannot '
-            'be used here'
+            f'{source}: not all four stages are there (blocks: {arch["depths"]}); part of a model '
+            'cannot be used here'
         )
     try:
         parse_arch(arch)
     except ValueError as error:
-        raise CheckpointError(f'its shapes fit no backbone ({error})') from error
+        raise CheckpointError(f'{source}: the shapes fit no backbone ({error})') from error
     return dict(
         arch=arch,
         in_channels=convolution.shape[1],

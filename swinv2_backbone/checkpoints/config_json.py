@@ -37,7 +37,7 @@ def read_config_json(path: Path, fmt: str, arch: Mapping) -> dict:
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f'{file}, which lies beside it, cannot be read ({error})') from error
+        raise CheckpointError(f'{file} cannot be read ({error})') from error
     if not isinstance(config, dict):
         return {}
     if library == 'timm':
@@ -53,8 +53,7 @@ def read_config_json(path: Path, fmt: str, arch: Mapping) -> dict:
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
             raise CheckpointError(
-                f'{file}, which lies beside it, has {key}={config[key]!r}; the '
-                f'backbone computes with {value!r}'
+                f'{file} has {key}={config[key]!r}; the backbone computes with {value!r}'
             )
     return config
 
@@ -72,14 +71,13 @@ def windows_from_config(config: Mapping, fmt: str, path: Path) -> PretrainedWind
     """
     if not config:
         return {}
-    read = _windows_of_timm if FORMATS[fmt].config_json == 'timm' else _windows_of_transformers
+    is_timm = FORMATS[fmt].config_json == 'timm'
     try:
-        windows = read(config)
+        windows = _windows_of_timm(config) if is_timm else _windows_of_transformers(config)
         return check_recorded([windows[i] for i in range(NUM_STAGES)]) if windows else {}
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f'{path.parent / "config.json"}, which lies beside it, records no valid pretrained '
-            f'window sizes ({error})'
+            f'{path.parent / "config.json"} records no valid pretrained window sizes ({error})'
         ) from error
 
 

@@ -26,7 +26,7 @@ from .recognize import recognize, unwrap
 
 @dataclass(frozen=True)
 class Converted:
-    """A state dict under the backbone's names, and what else is known about it.
+    """A state dict under the backbone's names, and what else its file holds.
 
     Attributes:
         format: Name of the format it came in.

@@ -11,7 +11,6 @@ from .architecture import arch_of, expected_parameters, settings_of
 from .config_json import hf_config
 from .convert import Converted, export_buffers, from_backbone, official_buffers
 from .download import HUB_FILES
-from .errors import CheckpointError
 from .files import atomic_file, hash_in_name, require_safetensors, write_checkpoint
 from .formats import FORMATS
 from .key_rules import Format, StateDict
@@ -95,12 +94,8 @@ def convert(
     """
     fmt, file = _check_arguments(destination, to, safetensors, drop, window_size, img_size, force)
     converted = open_checkpoint(source, prefix)
-    try:
-        expected = expected_parameters(**settings_of(converted.state))
-    except CheckpointError as error:
-        message = f'checkpoint {source} ({converted.format} format): {error}'
-        raise CheckpointError(message) from error
-    check_weights(converted, expected, source)
+    settings = settings_of(converted.state, f'checkpoint {source} ({converted.format} format)')
+    check_weights(converted, expected_parameters(**settings), source)
     windows = _pretrained_windows(pretrained_window_sizes, converted, source, fmt)
     state, head = (_without(drop, part) for part in (converted.state, converted.head))
     dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()

@@ -32,7 +32,7 @@ def fetch(checkpoint: str, sha256: str | None = None) -> Path:
     Downloads are kept in the cache of torch.hub, files of the hub in that of huggingface_hub.
 
     Args:
-        checkpoint: A path, an http(s) URL, an address on the hub, or one of a known release.
+        checkpoint: A path, an http(s) URL, an address on the hub, or swinv2://NAME of a release.
         sha256: Hex digits that the hash of a download must begin with.
 
     Raises:

@@ -107,11 +107,11 @@ def reconcile(
             f'{describe_released_windows()}'
         )
     given = [window for window in configured if window is not None]
-    if len(given) == len(found) and given != result:
+    if any(window not in (None, found[i]) for i, window in enumerate(configured)):
         result += [recorded[i] for i in sorted(recorded) if i >= len(found)]
         raise CheckpointError(
             f'{source}: its position bias was trained with other windows (source: {evidence}) than '
-            f'the setting says ({format_pretrained_windows(given)}): set '
+            f'configured ({format_pretrained_windows(given)}): set '
             f'pretrained_window_sizes={format_pretrained_windows(result)}'
         )
     return result

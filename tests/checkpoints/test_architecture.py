@@ -63,7 +63,7 @@ def test_unnamed_and_partial_architectures_are_described_by_their_numbers():
     [
         ('patch_embed.proj', 'patch embed is missing or incomplete'),
         ('patch_embed.norm', 'patch embed is missing or incomplete'),
-        ('layers.3.', r'does not have all four stages \(blocks: \(2, 2, 2, 0\)\)'),
+        ('layers.3.', r'not all four stages are there \(blocks: \(2, 2, 2, 0\)\)'),
     ],
 )
 def test_parts_of_a_model_have_no_settings(removed, message):

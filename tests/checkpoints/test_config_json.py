@@ -173,7 +173,7 @@ def test_a_malformed_config_is_refused(tmp_path, config, message):
     path = tmp_path / 'model.safetensors'
     save_as('hf', random_model(), path)
     (tmp_path / 'config.json').write_text(config)
-    message = f'config.json, which lies beside it, {message}'
+    message = f'config.json {message}'
     assert_refused(path, CheckpointError, message, arch=SMALL_ARCH)
 
 

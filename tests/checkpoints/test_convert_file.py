@@ -15,6 +15,7 @@ from swinv2_backbone.checkpoints import (
     open_checkpoint,
 )
 from swinv2_backbone.checkpoints.files import read_checkpoint
+from tests.checkpoints.test_formats import EXAMPLES
 from tests.helpers.models import randomize_parameters
 from tests.parity.implementations import CLASSES
 from tests.parity.recorded import ARCH, SIZE, WINDOW, load
@@ -60,8 +61,8 @@ def settings_for(name):
 @pytest.mark.parametrize('head', [True, False], ids=['classifier', 'headless'])
 @pytest.mark.parametrize('name', FORMATS)
 def test_there_and_back_is_bit_exact(tmp_path, name, head, safetensors):
-    norms = () if name == 'timm_features' else ('norm3',)
-    ours, state = save_ours(tmp_path, head and name != 'timm_features', norms=norms)
+    norms = ('norm3',) if EXAMPLES[name][3] else ()
+    ours, state = save_ours(tmp_path, head and EXAMPLES[name][4] != '', norms=norms)
     there = tmp_path / ('there' if name == 'hf' else 'there.bin')
     file = convert(ours, there, safetensors=safetensors, **settings_for(name)).file
     written = read_checkpoint(file)
@@ -223,7 +224,8 @@ def test_weights_that_are_not_a_backbone_are_refused(tmp_path, change, message):
 def test_parts_of_a_model_are_refused(tmp_path):
     torch.save(SwinTransformerV2(ARCH, out_indices=(0, 1)).state_dict(), tmp_path / 'part.pth')
     with pytest.raises(
-        CheckpointError, match=r'part\.pth .* not have all four stages \(blocks: \(2, 1, 0, 0\)\)'
+        CheckpointError,
+        match=r'part\.pth .* not all four stages are there \(blocks: \(2, 1, 0, 0\)\)',
     ):
         convert(str(tmp_path / 'part.pth'), tmp_path / 'x.pth', 'timm')
     ours, state = save_ours(tmp_path)

@@ -216,9 +216,9 @@ def remove_final_norm(state):
 
 def leading_zero(state):
     key = find(state, 'logit_scale')
-    twin = re.sub(r'\.0\.', '.00.', key, count=1)
-    state[twin] = state[key].clone()
-    return f'does not have: {twin}'
+    other = re.sub(r'\.0\.', '.00.', key, count=1)
+    state[other] = state[key].clone()
+    return f'does not have: {other}'
 
 
 def beyond_float32(state):

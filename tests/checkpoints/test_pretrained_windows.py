@@ -118,8 +118,8 @@ def test_a_contradiction_is_refused_and_the_right_setting_named():
     with pytest.raises(CheckpointError) as caught:
         reconcile(pairs(W8), dict(enumerate(pairs(W16))), 'x.pth', 'its name')
     assert str(caught.value) == (
-        'x.pth: its position bias was trained with other windows (source: its name) than the '
-        'setting says (8): set pretrained_window_sizes=[16, 16, 16, 8]'
+        'x.pth: its position bias was trained with other windows (source: its name) than '
+        'configured (8): set pretrained_window_sizes=[16, 16, 16, 8]'
     )
 
 
@@ -182,8 +182,7 @@ def test_our_own_files_record_them(tmp_path, windows, prefix):
     torch.save({'state_dict': holder.state_dict()}, tmp_path / 'x.pth')
     assert windows_of(load(tmp_path / 'x.pth', 'auto')) == pairs(windows)
     with pytest.raises(
-        CheckpointError,
-        match=r'\(source: pretrained_window_sizes\) than the setting says \(16\): set ',
+        CheckpointError, match=r'\(source: pretrained_window_sizes\) than configured \(16\): set '
     ):
         load(tmp_path / 'x.pth', setting=16)
 

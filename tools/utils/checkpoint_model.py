@@ -3,15 +3,8 @@
 import argparse
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints import (
-    CheckpointError,
-    Converted,
-    load_into,
-    open_checkpoint,
-    settings_of,
-)
+from swinv2_backbone.checkpoints import Converted, load_into, open_checkpoint, settings_of
 from tools.utils import cli
-from tools.utils.config_checks import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +49,9 @@ def build_model(
         pretrained_window_sizes: As in the backbone's constructor.
 
     Raises:
-        UserError: If the weights are only part of a backbone.
+        CheckpointError: If the weights are only part of a backbone, or do not fit.
     """
-    try:
-        settings = settings_of(converted.state)
-    except CheckpointError as error:
-        raise UserError(f'checkpoint {source} ({converted.format} format): {error}') from error
+    settings = settings_of(converted.state, f'checkpoint {source} ({converted.format} format)')
     model = SwinTransformerV2(**settings, pretrained_window_sizes=pretrained_window_sizes)
     load_into(model, converted, source)
     return model
