@@ -79,12 +79,12 @@ def to_backbone(content: Mapping, source: str, prefix: str | None = None) -> Con
     """
     try:
         state, metadata, left_aside = unwrap(content)
-        outer = prefix if not prefix or prefix.endswith('.') else prefix + '.'
-        chosen, outside = _split(state, outer or '')
+        outer = f'{prefix.rstrip(".")}.' if prefix else ''
+        chosen, outside = _split(state, outer)
         if outer and not chosen:
             raise CheckpointError(f"no key starts with prefix='{outer}'; it has {list_keys(state)}")
         fmt, inner = recognize(chosen)
-        path = (outer or '') + inner
+        path = outer + inner
         weights, beside = _split(chosen, inner)
         _check_tensors(weights, path)
         native, unknown = translate(weights, fmt, to_ours=True)
@@ -110,7 +110,7 @@ def to_backbone(content: Mapping, source: str, prefix: str | None = None) -> Con
         head=head,
         dropped=[
             *(path + name for key in unused for name in fmt.their_names(key)),
-            *((outer or '') + key for key in beside),
+            *(outer + key for key in beside),
             *outside,
             *left_aside,
         ],

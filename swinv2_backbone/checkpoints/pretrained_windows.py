@@ -2,14 +2,14 @@
 
 They set the unit of the bias (:mod:`swinv2_backbone.layers.position_bias`), whatever window the
 model runs with now. This module has the setting ``pretrained_window_sizes``, the places where files
-record the sizes (metadata of our own files, coordinate tables, names of releases; config.json has
-:mod:`.config_json`), and :func:`reconcile`, which compares the two.
+record the sizes (metadata of our own files, coordinate tables, names of releases; for config.json
+see :mod:`.config_json`), and :func:`reconcile`, which compares the two.
 """
 
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from ..layers.windows import Pair
 from .errors import CheckpointError
 from .releases import PRETRAINED_WINDOW_SIZES, find_release
 
-# In the `_metadata` of a state dict, and in the header of a safetensors file. Frozen: it stands in
-# every file written so far.
+# Key in the `_metadata` of a state dict, and in the header of a safetensors file. It must not
+# change: every file written so far has it.
 METADATA_KEY = 'pretrained_window_sizes'
 
 # (height, width) in tokens by stage, for the stages that a file records.
@@ -182,17 +182,16 @@ def check_recorded(recorded: object, where: str = '') -> PretrainedWindows:
     Raises:
         CheckpointError: If they are not one (height, width) per stage; `where` begins the message.
     """
-    fits = (
+    if (
         isinstance(recorded, (list, tuple))
         and 0 < len(recorded) <= NUM_STAGES
         and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in recorded)
         and all(is_int(side) and side > 0 for pair in recorded for side in pair)
+    ):
+        return {i: (pair[0], pair[1]) for i, pair in enumerate(recorded)}
+    raise CheckpointError(
+        f'{where}{METADATA_KEY}={recorded!r}, allowed: one (height, width) per stage'
     )
-    if not fits or not isinstance(recorded, Iterable):
-        raise CheckpointError(
-            f'{where}{METADATA_KEY}={recorded!r}, allowed: one (height, width) per stage'
-        )
-    return {i: (pair[0], pair[1]) for i, pair in enumerate(recorded)}
 
 
 # --- coordinate tables ----------------------------------------------------------------------------
@@ -216,11 +215,8 @@ def windows_from_tables(state: Mapping[str, Tensor]) -> PretrainedWindows:
         if match is None or int(match[1]) in windows:
             continue
         shape = tuple(table.shape)
-        if len(shape) != 4 or (shape[0], shape[3]) != (1, 2) or 0 in shape:
-            fits = False
-        else:
-            fits = table.is_floating_point()
-        if not fits:
+        is_table = len(shape) == 4 and (shape[0], shape[3]) == (1, 2) and 0 not in shape
+        if not is_table or not table.is_floating_point():
             raise CheckpointError(
                 f'{key} is {table.dtype} {shape}, allowed: floating point (1, rows, columns, 2)'
             )
@@ -241,7 +237,9 @@ def window_size_from_tables(state: Mapping[str, Tensor]) -> Pair | None:
     This is the size of its coordinate table, not the unit of the values in it.
     """
     table = state.get('layers.0.blocks.0.attn.relative_coords_table')
-    return None if table is None else ((table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2)
+    if table is None or table.ndim != 4:
+        return None
+    return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
 # --- names of releases ----------------------------------------------------------------------------
