@@ -189,14 +189,15 @@ def find_sizes(
         or config.get('window_size')
         or (release.window_size if release else pretrained)
     )
+    if not is_int(window):
+        raise ValueError(f'window_size: {source} runs with {window}; give one integer')
     side = (
         img_size
         or config.get('image_size')
         or (release.image_size if release else 32 * last * window // pretrained)
     )
-    for name, value in (('window_size', window), ('img_size', side)):
-        if not is_int(value):
-            raise ValueError(f'{name}: {source} runs with {value}; give one integer')
+    if not is_int(side):
+        raise ValueError(f'img_size: {source} runs on images of {side}; give one integer')
     return window, side
 
 

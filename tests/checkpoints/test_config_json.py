@@ -30,8 +30,6 @@ from tests.helpers.checkpoint_files import (
 )
 from tests.helpers.models import SMALL_ARCH
 
-save_file = pytest.importorskip('safetensors.torch').save_file
-
 
 def config_of_hf(**settings):
     return dict(
@@ -50,7 +48,7 @@ def config_of_timm(architecture, **changed):
 
 def save_as(fmt, model, path):
     """Write a headless file of another library, in which no tensor records a window."""
-    save_file(from_backbone(headless_state(model), {}, FORMATS[fmt]), path)
+    torch.save(from_backbone(headless_state(model), {}, FORMATS[fmt]), path)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +64,16 @@ def save_as(fmt, model, path):
     ids=str,
 )
 def test_the_config_of_transformers_records_window_sizes(tmp_path, config, windows):
-    save_as('hf', random_model(windows), tmp_path / 'model.safetensors')
+    save_as('hf', random_model(windows), tmp_path / 'pytorch_model.bin')
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    assert windows_of(load(tmp_path / 'model.safetensors', 'auto')) == pairs(windows)
+    assert windows_of(load(tmp_path / 'pytorch_model.bin', 'auto')) == pairs(windows)
     with pytest.raises(CheckpointError, match=r'\(source: config\.json\)'):
-        load(tmp_path / 'model.safetensors', setting=7)
+        load(tmp_path / 'pytorch_model.bin', setting=7)
 
 
 @pytest.fixture(scope='module')
 def timm_tiny(tmp_path_factory):
-    path = tmp_path_factory.mktemp('timm') / 'model.safetensors'
+    path = tmp_path_factory.mktemp('timm') / 'pytorch_model.bin'
     save_as('timm', SwinTransformerV2('tiny'), path)
     return path
 
@@ -104,7 +102,7 @@ def timm_tiny(tmp_path_factory):
     ids=str,
 )
 def test_the_config_of_timm_records_window_sizes(timm_tiny, tmp_path, config, windows):
-    path = tmp_path / 'model.safetensors'
+    path = tmp_path / 'pytorch_model.bin'
     path.symlink_to(timm_tiny)
     (tmp_path / 'config.json').write_text(json.dumps(config))
     found = open_checkpoint(str(path))
@@ -122,7 +120,7 @@ def test_the_config_of_timm_records_window_sizes(timm_tiny, tmp_path, config, wi
 )
 def test_the_window_of_the_pretraining_counts_in_transferred_releases_of_timm(tmp_path, config):
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    path = tmp_path / 'model.safetensors'
+    path = tmp_path / 'pytorch_model.bin'
     read = read_config_json(path, 'timm', ARCHITECTURES['base'])
     assert list(windows_from_config(read, 'timm', path).values()) == pairs(W12)
 
@@ -140,7 +138,7 @@ def test_the_window_of_the_pretraining_counts_in_transferred_releases_of_timm(tm
 )
 def test_the_config_of_another_model_is_ignored(tmp_path, config):
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    assert read_config_json(tmp_path / 'model.safetensors', 'hf', SMALL_ARCH) == {}
+    assert read_config_json(tmp_path / 'pytorch_model.bin', 'hf', SMALL_ARCH) == {}
 
 
 @pytest.mark.parametrize('content', ['{', json.dumps(config_of_hf())])
@@ -170,7 +168,7 @@ def test_config_json_beside_a_file_of_a_format_without_one_is_ignored(tmp_path, 
     ],
 )
 def test_a_malformed_config_is_refused(tmp_path, config, message):
-    path = tmp_path / 'model.safetensors'
+    path = tmp_path / 'pytorch_model.bin'
     save_as('hf', random_model(), path)
     (tmp_path / 'config.json').write_text(config)
     message = f'config.json {message}'
@@ -195,7 +193,7 @@ def test_hf_config_describes_the_model_and_is_read_again(tmp_path):
     assert {key: config[key] for key in expected} == expected
     assert 'id2label' not in config
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    path = tmp_path / 'model.safetensors'
+    path = tmp_path / 'pytorch_model.bin'
     read = read_config_json(path, 'hf', arch_of(state))
     assert windows_from_config(read, 'hf', Path(path)) == dict(enumerate(pairs([4, 4, 4, 2])))
 

@@ -20,8 +20,6 @@ from tests.helpers.models import randomize_parameters
 from tests.parity.implementations import CLASSES
 from tests.parity.recorded import ARCH, SIZE, WINDOW, load
 
-pytest.importorskip('safetensors')
-
 # The record that each format's classifier, and each format's headless model, must equal.
 RECORDS = {
     ('mmpretrain', True): 'Mmpretrain',
@@ -61,6 +59,8 @@ def settings_for(name):
 @pytest.mark.parametrize('head', [True, False], ids=['classifier', 'headless'])
 @pytest.mark.parametrize('name', FORMATS)
 def test_there_and_back_is_bit_exact(tmp_path, name, head, safetensors):
+    if safetensors:
+        pytest.importorskip('safetensors')
     norms = ('norm3',) if EXAMPLES[name][3] else ()
     ours, state = save_ours(tmp_path, head and EXAMPLES[name][4] != '', norms=norms)
     there = tmp_path / ('there' if name == 'hf' else 'there.bin')
@@ -144,14 +144,21 @@ def test_sizes_follow_from_the_release_or_the_pretrained_window(source, window_s
     assert convert_file.find_sizes(window_size, None, converted, source, pretrained) == expected
 
 
-def test_torchvisions_windows_do_not_shrink(tmp_path):
-    sizes = [4, 4, 4, 2]
-    ours, _ = save_ours(tmp_path, windows=sizes)
-    convert(ours, tmp_path / 'tv.pth', 'torchvision', pretrained_window_sizes=sizes)
-    table = read_checkpoint(tmp_path / 'tv.pth')['features.7.0.attn.relative_coords_table']
-    assert table.shape == (1, 7, 7, 2)  # of 4 tokens, in units of 2
-    torch.testing.assert_close(table.max(), torch.log2(torch.tensor(1.0 + 8 * 3)) / 3)
-    assert open_checkpoint(str(tmp_path / 'tv.pth')).pretrained_window_sizes[3] == (2, 2)
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (dict(window_size=[8, 4]), r'window_size: x runs with \[8, 4\]; give one integer'),
+        (
+            dict(image_size=[64, 128]),
+            r'img_size: x runs on images of \[64, 128\]; give one integer',
+        ),
+    ],
+)
+def test_sizes_that_are_not_square_must_be_given(config, message):
+    converted = Converted('hf', '', {}, config=config)
+    with pytest.raises(ValueError, match=message):
+        convert_file.find_sizes(None, None, converted, 'x', [(8, 8)] * 4)
+    assert convert_file.find_sizes(8, 256, converted, 'x', [(8, 8)] * 4) == (8, 256)
 
 
 # --- config.json ----------------------------------------------------------------------------------
@@ -168,6 +175,7 @@ def test_an_hf_folder_has_a_config(tmp_path):
 
 
 def test_an_hf_folder_is_replaced_completely(tmp_path):
+    pytest.importorskip('safetensors')
     ours, _ = save_ours(tmp_path)
     convert(ours, tmp_path / 'hf', safetensors=True, **settings_for('hf'))
     with pytest.raises(ValueError, match=r'hf/model\.safetensors exists; force overwrites'):

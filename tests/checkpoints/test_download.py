@@ -93,13 +93,11 @@ def test_the_hash_in_the_name_of_a_url_is_checked(server, tmp_path):
 
 # --- hf:// ----------------------------------------------------------------------------------------
 
-constants = pytest.importorskip('huggingface_hub.constants')
-save_file = pytest.importorskip('safetensors.torch').save_file
-
 
 @pytest.fixture
 def local_hub(tmp_path, monkeypatch):
     """A folder of repositories that huggingface_hub takes for the hub, and the requests made."""
+    constants = pytest.importorskip('huggingface_hub.constants')
     served, requests = tmp_path / 'served', []
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -140,10 +138,15 @@ def local_hub(tmp_path, monkeypatch):
 
 
 def use_endpoint(monkeypatch, endpoint):
+    constants = pytest.importorskip('huggingface_hub.constants')
     # The template is composed when huggingface_hub is imported.
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
     monkeypatch.setattr(constants, 'ENDPOINT', endpoint)
     monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', endpoint + template)
+
+
+def save_safetensors(state, path):
+    pytest.importorskip('safetensors.torch').save_file(state, path)
 
 
 def save_repository(folder, **files):
@@ -163,7 +166,7 @@ def config(state, path):
 def test_a_repository_gives_the_file_and_its_window_sizes(local_hub):
     served, requests = local_hub
     original = save_repository(
-        served / 'owner/name', model__safetensors=save_file, config__json=config
+        served / 'owner/name', model__safetensors=save_safetensors, config__json=config
     )
     for address in ('hf://owner/name', 'hf://owner/name/model.safetensors', 'hf://owner/name@v2'):
         model = load(address, 'auto')
@@ -184,7 +187,7 @@ def test_files_of_the_older_name_are_found(local_hub):
 
 def test_a_file_in_a_folder_comes_with_its_config(local_hub):
     save_repository(
-        local_hub[0] / 'owner/name/sub', model__safetensors=save_file, config__json=config
+        local_hub[0] / 'owner/name/sub', model__safetensors=save_safetensors, config__json=config
     )
     assert windows_of(load('hf://owner/name/sub/model.safetensors', 'auto'))[0] == (16, 16)
 
@@ -218,6 +221,7 @@ def test_without_network_the_error_says_so(local_hub, monkeypatch):
     'address', ['hf://', 'hf://owner', 'hf://owner/', 'hf:///name', 'ftp://host/x.pth']
 )
 def test_malformed_addresses_are_refused(address):
+    pytest.importorskip('huggingface_hub')
     with pytest.raises(ValueError, match=rf"got '{address}', allowed: a path, an http"):
         load(address)
 
@@ -228,7 +232,7 @@ def test_a_url_without_a_file_name_is_refused():
 
 
 def test_the_hash_of_a_file_of_the_hub_is_checked(local_hub):
-    save_repository(local_hub[0] / 'owner/name', model__safetensors=save_file)
+    save_repository(local_hub[0] / 'owner/name', model__safetensors=save_safetensors)
     with pytest.raises(ValueError, match="sha256='01234567' is required"):
         load('hf://owner/name', init_cfg=dict(sha256='01234567'))
 

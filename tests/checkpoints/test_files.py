@@ -107,16 +107,17 @@ def test_without_safetensors_the_error_says_what_to_install(tmp_path, monkeypatc
 
 # --- broken files ---------------------------------------------------------------------------------
 
-safetensors_torch = pytest.importorskip('safetensors.torch')
-
 
 def save_state(name, state, folder, legacy=False):
     """Write a state dict in the container of its library, or in torch's of before 1.6."""
     path = folder / load(name)['file']
-    if path.suffix == '.safetensors' and not legacy:
-        safetensors_torch.save_file(state, path)
+    if legacy:
+        path = path.with_suffix('.bin')
+        torch.save({'state_dict': state}, path, _use_new_zipfile_serialization=False)
+    elif path.suffix == '.safetensors':
+        pytest.importorskip('safetensors.torch').save_file(state, path)
     else:
-        torch.save({'state_dict': state}, path, _use_new_zipfile_serialization=not legacy)
+        torch.save({'state_dict': state}, path)
     return path
 
 
@@ -125,8 +126,8 @@ def save_state(name, state, folder, legacy=False):
 @pytest.mark.parametrize('name', NAMES)
 def test_truncated_files_are_refused(tmp_path, name, legacy, part):
     path = save_state(name, state_of(load(name)), tmp_path, legacy)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * part)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
     assert_refused(path, CheckpointError, 'damaged or cut short|refused by the safe loader')
 
 
@@ -202,6 +203,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, wrap):
     ids=['empty', 'text', 'huge header', 'header beyond the end', 'no JSON'],
 )
 def test_broken_safetensors_are_refused(tmp_path, content):
+    pytest.importorskip('safetensors')
     path = tmp_path / 'model.safetensors'
     path.write_bytes(content)
     assert_refused(path, CheckpointError, 'damaged or cut short, or no safetensors')
@@ -210,7 +212,7 @@ def test_broken_safetensors_are_refused(tmp_path, content):
 @pytest.mark.parametrize('recorded', ['[[8, 8]', '"8"', '[[0, 8]]', '[[8, 8], [8, 8, 8]]', '{}'])
 def test_malformed_metadata_of_safetensors_is_refused(tmp_path, recorded):
     path = tmp_path / 'model.safetensors'
-    safetensors_torch.save_file(
+    pytest.importorskip('safetensors.torch').save_file(
         state_of(load('Timm')), path, metadata={'pretrained_window_sizes': recorded}
     )
     assert_refused(path, CheckpointError, 'its metadata has pretrained_window_sizes=')
