@@ -185,7 +185,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, wrap):
     assert_refused(path, CheckpointError, 'refused by the safe loader')
     torch.save({'state_dict': state_of(load('Timm')), 'meta': RunsCode()}, path)
     assert_refused(path, CheckpointError, 'refused by the safe loader')
-    # What a careless user may have set does not open the door.
+    # An environment variable that turns torch's safe loader off has no effect. (The other, which
+    # tests of allow_mmengine_checkpoints set, must not be there with it.)
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     assert_refused(path, CheckpointError, 'refused by the safe loader')
     assert not (tmp_path / 'code_has_run').exists()
