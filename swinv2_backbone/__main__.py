@@ -2,54 +2,51 @@
 
 import argparse
 
-from .checkpoints.pretrained_windows import as_setting
+from .checkpoints.pretrained_windows import format_pretrained_windows
 from .checkpoints.releases import RELEASES, SCHEME
+
+_COLUMNS = (
+    'name',
+    'format',
+    'arch',
+    'image',
+    'pretrained_window_sizes',
+    'MB',
+    'top-1',
+    'top-5',
+    'url',
+    'source of the numbers',
+)
 
 
 def format_table() -> str:
-    """One line a release."""
-    head = (
-        'name',
-        'format',
-        'arch',
-        'image',
-        'pretrained_window_sizes',
-        'MB',
-        'top-1',
-        'top-5',
-        'url',
-        'source of the numbers',
-    )
-    rows = [head] + [
-        tuple(
-            '-' if cell is None else str(cell)
-            for cell in (
-                r.name,
-                r.format,
-                r.arch,
-                r.image_size,
-                as_setting(r.windows),
-                r.megabytes,
-                r.top1,
-                r.top5,
-                r.url,
-                r.source,
-            )
+    """The releases as text, one per line, below a line of column names."""
+    cells = [
+        (
+            release.name,
+            release.format,
+            release.arch,
+            release.image_size,
+            format_pretrained_windows(release.pretrained_window_sizes),
+            release.megabytes,
+            release.top1,
+            release.top5,
+            release.url,
+            release.source,
         )
-        for r in RELEASES.values()
+        for release in RELEASES.values()
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    rows = [_COLUMNS, *(tuple('-' if c is None else str(c) for c in row) for row in cells)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ('  '.join(map(str.ljust, row, widths)) for row in rows)
+    return '\n'.join(line.rstrip() for line in lines)
 
 
 def main() -> None:
     """Print the table."""
     argparse.ArgumentParser(
         prog='python -m swinv2_backbone',
-        description=f'Published SwinV2 checkpoints. Give one to init_cfg as {SCHEME}NAME.',
+        description=f'Published SwinV2 checkpoints. Load one with init_cfg, as {SCHEME}NAME.',
     ).parse_args()
     print(format_table())
 

@@ -186,34 +186,6 @@ def _window(name: str, value: int | Sequence[int], low: int) -> Pair:
     return check_int(name, value[0], low), check_int(name, value[1], low)
 
 
-def parse_pretrained_windows(
-    value: int | str | Sequence | None, windows: tuple[Pair, ...]
-) -> tuple[Pair | None, ...]:
-    """`pretrained_window_sizes` as one pair a stage; None stands for `windows`, 'auto' for None.
-
-    Raises:
-        TypeError, ValueError: As :func:`parse_windows`, and for 0.
-    """
-    if value is None:
-        return windows
-    if value == 'auto':
-        return (None,) * NUM_STAGES
-    if isinstance(value, str):
-        raise ValueError(
-            f"pretrained_window_sizes: got {value!r}, allowed: 'auto', None, an "
-            f'integer, a (height, width) pair, or {NUM_STAGES} of either, one per stage'
-        )
-    parsed = parse_windows('pretrained_window_sizes', value, low=0)
-    if any(side == 0 for pair in parsed for side in pair):
-        raise ValueError(
-            f'pretrained_window_sizes: got {value!r}, allowed: at least 1. The official code reads '
-            '0 as "stretch the bias over whatever window is in use", so a change of window changes '
-            'the bias. Give the window the checkpoint was trained with (8 for the w8 releases), '
-            'or None to train from scratch.'
-        )
-    return parsed
-
-
 def parse_out_indices(value: Sequence[int]) -> tuple[int, ...]:
     """Stages to output, as a tuple.
 

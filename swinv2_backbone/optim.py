@@ -45,7 +45,7 @@ def layer_of(name: str, depths: list[int]) -> int:
     block = re.match(r'layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.', name)
     if name.startswith('patch_embed.'):
         return 0
-    if SwinTransformerV2.is_output_norm(name):
+    if re.match(r'norm[0-3]\.', name):
         return sum(depths) + 1
     if block is None:
         raise ValueError(

@@ -1,6 +1,5 @@
 """SwinTransformerV2, the multi-scale backbone."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,9 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from . import arguments as args
-from .checkpoints.files import METADATA_KEY
 from .checkpoints.loading import PretrainedSwinV2
-from .checkpoints.pretrained_windows import agree, windows_from_metadata
+from .checkpoints.pretrained_windows import (
+    parse_pretrained_windows,
+    reconcile,
+    windows_from_metadata,
+    write_metadata,
+)
 from .layers.blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
 from .layers.windows import Pair
 
@@ -41,9 +44,10 @@ class SwinTransformerV2(BaseModule):
         window_size: Attention window in tokens: an int, a (height, width) pair, or one entry a
             stage (each an int or a pair). A window larger than the map shrinks to it.
         pretrained_window_sizes: The window with which the checkpoint's position bias was trained,
-            in the same forms; it sets the unit of the bias, whatever `window_size` is. 8 for the w8
-            releases, (16, 16, 16, 8) for w16, (12, 12, 12, 6) for w12. None: `window_size`, for
-            training from scratch. 'auto': what the checkpoint tells, or an error if it tells none.
+            in the same forms; it sets the unit of the bias, whatever `window_size` is. Those of the
+            published checkpoints: :data:`~.checkpoints.releases.PRETRAINED_WINDOW_SIZES`. None:
+            `window_size`, for training from scratch. 'auto': as recorded with the checkpoint, or an
+            error if it records none.
         mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
         drop_rate: Dropout probability after the patch embed, projections and MLPs.
         attn_drop_rate: Dropout probability of attention weights.
@@ -62,7 +66,7 @@ class SwinTransformerV2(BaseModule):
             None: as many as run fastest, which is a bound, too (a few MB on a CPU, 0.5 GB on a
             GPU).
         init_cfg: mmengine's initialization config. ``dict(type='Pretrained', checkpoint=...)``
-            loads a path or URL strictly; see :class:`~.pretrained.PretrainedSwinV2`.
+            loads a path or URL strictly; see :class:`~.checkpoints.loading.PretrainedSwinV2`.
 
     Attributes:
         num_features: Channels of each stage that was built.
@@ -101,7 +105,7 @@ class SwinTransformerV2(BaseModule):
         self.in_channels = args.check_int('in_channels', in_channels, 1)
         self.patch_size = args.check_int('patch_size', patch_size, 1)
         windows = args.parse_windows('window_size', window_size)
-        pretrained_windows = args.parse_pretrained_windows(pretrained_window_sizes, windows)
+        pretrained_windows = parse_pretrained_windows(pretrained_window_sizes, windows)
         drop_rate = args.check_probability('drop_rate', drop_rate)
         self.out_indices = args.parse_out_indices(out_indices)
         self.frozen_stages = args.check_int('frozen_stages', frozen_stages, -1, args.NUM_STAGES)
@@ -255,23 +259,20 @@ class SwinTransformerV2(BaseModule):
             self.init_cfg = given
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        # The weights mean nothing without the unit of the position bias: it travels with them.
+        # The position bias is undefined without its unit, so that is saved with the weights.
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        windows = tuple(stage.pretrained_window for stage in self.layers)
-        noted = getattr(destination, '_metadata', {}).get(prefix[:-1])
-        if noted is not None and None not in windows:
-            noted[METADATA_KEY] = windows
+        write_metadata(destination, [stage.pretrained_window for stage in self.layers], prefix)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args
     ) -> None:
-        told = windows_from_metadata({'': local_metadata}, '')
-        if told:
-            windows = agree(
+        recorded = windows_from_metadata({'': local_metadata})
+        if recorded:
+            windows = reconcile(
                 [stage.pretrained_window for stage in self.layers],
-                told,
+                recorded,
                 f'state dict of a {type(self).__name__}',
-                'told by its metadata',
+                'its metadata',
             )
             for stage, window in zip(self.layers, windows, strict=True):
                 stage.pretrained_window = window
@@ -306,17 +307,3 @@ class SwinTransformerV2(BaseModule):
                 frozen.append(getattr(self, f'norm{i}'))
         for module in frozen:
             module.eval().requires_grad_(False)
-
-    @staticmethod
-    def is_output_norm(key: str) -> bool:
-        """Whether a parameter belongs to one of the output norms."""
-        return re.match(r'norm[0-3]\.', key) is not None
-
-    def leaves_out(self, key: str) -> bool:
-        """Whether a parameter belongs to a norm, stage or merging that `out_indices` leaves out."""
-        last = len(self.layers) - 1
-        stage = re.match(r'layers\.(\d+)\.(downsample\.)?', key)
-        if stage is None:
-            return self.is_output_norm(key)
-        index = int(stage[1])
-        return last < index < args.NUM_STAGES or (index == last and bool(stage[2]))

@@ -1,0 +1,31 @@
+"""Checkpoints of every library that has SwinV2: read, checked, loaded, converted.
+
+This package handles names and tensors; it does not import the model.
+"""
+
+from .architecture import arch_of, describe_arch, settings_of
+from .convert import Converted, from_backbone, to_backbone
+from .convert_file import Conversion, convert
+from .errors import CheckpointError
+from .files import atomic_file
+from .formats import FORMATS
+from .loading import PretrainedSwinV2, load_into, open_checkpoint
+from .releases import RELEASES
+
+__all__ = [
+    'FORMATS',
+    'RELEASES',
+    'CheckpointError',
+    'Conversion',
+    'Converted',
+    'PretrainedSwinV2',
+    'arch_of',
+    'atomic_file',
+    'convert',  # The function; the module of that name is imported as `.checkpoints.convert`.
+    'describe_arch',
+    'from_backbone',
+    'load_into',
+    'open_checkpoint',
+    'settings_of',
+    'to_backbone',
+]

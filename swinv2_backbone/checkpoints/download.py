@@ -1,10 +1,11 @@
-"""Where a checkpoint lies on this machine: fetched first if need be, whole or not at all."""
+"""Where a checkpoint is on this machine, downloaded atomically first if it is elsewhere."""
 
 import contextlib
 import hashlib
 import os
 import shutil
 import urllib.request
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
@@ -16,8 +17,8 @@ from .files import atomic_file, check_hash
 from .releases import HUB_SCHEME, SCHEME, resolve
 
 ALLOWED = f'a path, an http(s) URL, {HUB_SCHEME}owner/name[@revision][/file], or {SCHEME}NAME'
-# What transformers and timm name their files on the hub, the newer first.
-_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+# How transformers and timm name their files on the hub, the newer name first.
+HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 def is_remote(checkpoint: str) -> bool:
@@ -28,17 +29,17 @@ def is_remote(checkpoint: str) -> bool:
 def fetch(checkpoint: str, sha256: str | None = None) -> Path:
     """The local path of a checkpoint, downloaded first where it is an address.
 
-    URLs are kept where torch.hub keeps its own, files of the hub where huggingface_hub does.
+    Downloads are kept in the cache of torch.hub, files of the hub in that of huggingface_hub.
 
     Args:
-        checkpoint: A path, an http(s) URL, an address on the hub, or one of a known release.
+        checkpoint: A path, an http(s) URL, an address on the hub, or swinv2://NAME of a release.
         sha256: Hex digits that the hash of a download must begin with.
 
     Raises:
         ConnectionError: If it cannot be fetched.
-        CheckpointError: If its hash is another than was asked for.
-        ImportError: If it lies on the hub and huggingface_hub is not installed.
-        ValueError: If it is of no such form.
+        CheckpointError: If its hash differs.
+        ImportError: If it is on the hub and huggingface_hub is not installed.
+        ValueError: If it has none of these forms.
     """
     address = resolve(checkpoint)
     if not is_remote(address):
@@ -65,20 +66,23 @@ def cached_path(url: str, folder: Path) -> Path:
     """Where the file of a URL is kept below `folder`: by the whole URL, not by its last part.
 
     Raises:
-        ValueError: If the URL names no file.
+        ValueError: If the URL does not end in a file name.
     """
     name = Path(urlparse(url).path).name
     if not name:
-        raise ValueError(f"'{url}' names no file")
+        raise ValueError(f"init_cfg: checkpoint: got '{url}', allowed: a URL with a file name")
     return folder / hashlib.sha256(url.encode()).hexdigest()[:8] / name
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> None:
-    """Fetch a URL into `path`, which appears only when the file is complete.
+    """Fetch a URL into `path`, which appears only when the file is complete and its hash right.
+
+    (``torch.hub.download_url_to_file`` neither notices a download that is cut short nor gives up
+    on a server that stops answering.)
 
     Raises:
         OSError: If it cannot be fetched, or is cut short.
-        CheckpointError: If its hash is not the one asked for, or else the one in its name.
+        CheckpointError: If its hash is not `sha256`, or else the one in its name.
     """
     with atomic_file(path) as partial:
         with open(partial, 'wb') as file, urllib.request.urlopen(url, timeout=60) as response:
@@ -86,12 +90,12 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
             expected = response.headers.get('Content-Length')
         size = os.path.getsize(partial)
         if expected is not None and size != int(expected):
-            raise OSError(f'cut short: {size} of {expected} bytes came')
+            raise OSError(f'cut short: {size} of {expected} bytes arrived')
         check_hash(partial, sha256, path.name)
 
 
 def _fetch_from_hub(address: str) -> Path:
-    """A file of the hub, with its config.json, which tells the windows, beside it."""
+    """A file of the hub, with its config.json, which records the window sizes, beside it."""
     if find_spec('huggingface_hub') is None:
         raise ImportError(
             f'checkpoint {address}: huggingface_hub is not installed: run '
@@ -109,11 +113,11 @@ def _fetch_from_hub(address: str) -> Path:
         LocalEntryNotFoundError,
     )
 
-    where = dict(repo_id=f'{owner}/{name}', revision=revision or None)
+    get = partial(hf_hub_download, f'{owner}/{name}', revision=revision or None)
     reasons, reachable = [], True
-    for candidate in [file] if file else _HUB_FILES:
+    for candidate in [file] if file else HUB_FILES:
         try:
-            path = hf_hub_download(filename=candidate, local_files_only=not reachable, **where)
+            path = get(candidate, local_files_only=not reachable)
         except (EntryNotFoundError, HFValidationError, OSError) as error:
             # Neither there nor in the cache: no use in waiting for the hub again.
             reachable = reachable and not isinstance(error, LocalEntryNotFoundError)
@@ -121,7 +125,7 @@ def _fetch_from_hub(address: str) -> Path:
             reasons.append(f'{candidate}: {" ".join(lines[:2])}')
             continue
         with contextlib.suppress(EntryNotFoundError, OSError):
-            hf_hub_download(filename=candidate[: candidate.rfind('/') + 1] + 'config.json', **where)
+            get(candidate[: candidate.rfind('/') + 1] + 'config.json')
         return Path(path)
     raise ConnectionError(
         f'checkpoint {address}: could not be fetched from the hub ({"; ".join(reasons)})'

@@ -1,28 +1,23 @@
-"""Files of weights: read and written without ever running what is in them.
-
-What a file of ours knows beside its weights, the windows of its position bias, travels where
-torch keeps the versions of modules: in the ``_metadata`` of the state dict; in a safetensors file,
-among the strings of its header.
-"""
+"""Files of weights: read without running anything in them, and written atomically."""
 
 import contextlib
 import hashlib
-import json
 import os
 import pickle
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from ..layers.windows import Pair
 from .errors import CheckpointError
+from .pretrained_windows import copy_header, header_of, write_metadata
 
-METADATA_KEY = 'pretrained_window_sizes'
-# How torch's safe loader names what it will not look up.
+# How torch's safe loader names what it refuses to look up.
 _NEEDS_CODE = re.compile(r'GLOBAL ([\w.]+)')
 # OpenMMLab and torchvision end file names in the first eight hex digits of the file's sha256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})\.\w+$')
@@ -32,7 +27,7 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> Mapping:
     """Read a file onto the CPU, refusing whatever would run code.
 
     Args:
-        path: A file by torch.save, or by safetensors; its content tells which.
+        path: A file written by torch.save or by safetensors; its first bytes decide which.
         sha256: Hex digits that the file's hash must begin with. If not given, those in its name.
 
     Raises:
@@ -43,8 +38,8 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> Mapping:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        what = 'it is a directory' if path.is_dir() else 'no such file'
-        raise FileNotFoundError(f'checkpoint {path}: {what}')
+        cause = 'it is a directory' if path.is_dir() else 'no such file'
+        raise FileNotFoundError(f'checkpoint {path}: {cause}')
     try:
         check_hash(path, sha256)
         content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
@@ -72,15 +67,11 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # torch's own message goes on to advise the unsafe loader.
         found = _NEEDS_CODE.search(f'{error} {error.__cause__}')
-        cause = (
-            f'it holds {found[1]}, which takes code to unpickle'
-            if found
-            else (
-                'it is not a file written by torch.save, or holds more than tensors and plain data'
-            )
-        )
+        cause = 'it is not a file written by torch.save, or holds more than tensors and plain data'
+        if found:
+            cause = f'it holds {found[1]}, which requires code to unpickle'
         raise CheckpointError(f'refused by the safe loader (weights_only=True): {cause}') from error
-    except Exception as error:  # A damaged pickle ends in whatever its bytes happen to spell.
+    except Exception as error:  # A damaged pickle may raise anything.
         raise CheckpointError(
             'damaged or cut short, or no checkpoint at all '
             f'({type(error).__name__}: {_first_line(error)})'
@@ -94,23 +85,17 @@ def _read_safetensors(path: Path) -> Mapping:
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             state = OrderedDict((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(
             f'damaged or cut short, or no safetensors file at all ({_first_line(error)})'
         ) from error
-    if METADATA_KEY in metadata:
-        try:
-            state._metadata = {'': {METADATA_KEY: json.loads(metadata[METADATA_KEY])}}
-        except json.JSONDecodeError as error:
-            raise CheckpointError(
-                f'its metadata has {METADATA_KEY}={metadata[METADATA_KEY]!r}, which is no JSON'
-            ) from error
+    copy_header(header, state)
     return state
 
 
 def require_safetensors(path: str | Path) -> None:
-    """Raise ImportError, with what to type, where safetensors is not installed."""
+    """Raise ImportError, with the command to type, where safetensors is not installed."""
     if find_spec('safetensors') is None:
         raise ImportError(
             f'checkpoint {path}: a safetensors file, but safetensors is not '
@@ -126,34 +111,39 @@ def _first_line(error: Exception) -> str:
 
 
 def hash_in_name(name: str) -> str | None:
-    """The digits of its sha256 that a file's name ends in, as OpenMMLab's and torchvision's do.
+    """The hex digits of its sha256 that a file's name ends in, or None.
 
-    Eight decimal digits are none: a date, or the number of a job or an iteration.
+    Eight decimal digits do not count: they are a date, or the number of a job or an iteration.
     """
     found = _HASH_IN_NAME.search(name)
     return found[1] if found and not found[1].isdecimal() else None
 
 
-def check_hash(path: str | Path, wanted: str | None = None, name: str | None = None) -> None:
-    """Hold a file's sha256 against the one asked for, or the one in its name.
+def check_hash(path: str | Path, sha256: str | None = None, name: str | None = None) -> None:
+    """Compare a file's sha256 with the digits given, or else with those in its name.
+
+    Args:
+        path: The file.
+        sha256: Hex digits that its hash must begin with.
+        name: Its name, where that is not the path's.
 
     Raises:
-        CheckpointError: If it differs.
+        CheckpointError: If they differ.
     """
     name = name or Path(path).name
-    said = f'sha256={wanted!r} was asked for' if wanted else f'its name says {hash_in_name(name)}'
-    wanted = wanted or hash_in_name(name)
-    if wanted is None:
+    required = sha256 or hash_in_name(name)
+    if required is None:
         return
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    if not digest.hexdigest().startswith(wanted.lower()):
-        shown = digest.hexdigest()[: max(8, len(wanted))]
+    if not digest.hexdigest().startswith(required.lower()):
+        shown = digest.hexdigest()[: max(8, len(required))]
+        reason = f'sha256={sha256!r} is required' if sha256 else f'its name ends in {required}'
         raise CheckpointError(
-            f'its sha256 is {shown}, but {said}: it is damaged, or another file '
-            '(or, if that is no hash, rename it or give sha256=)'
+            f'its sha256 is {shown}, but {reason}: it is damaged, or another file '
+            '(or, if that is not a hash, rename it or give sha256=)'
         )
 
 
@@ -164,39 +154,38 @@ def write_checkpoint(
     state: Mapping,
     path: str | Path,
     wrapper: str | None = None,
-    windows: list | None = None,
+    pretrained_window_sizes: Sequence[Pair] | None = None,
     safetensors: bool = False,
 ) -> None:
-    """Write weights, whole or not at all.
+    """Write weights atomically.
 
     Args:
         state: Tensors by name.
         path: The file.
         wrapper: If given, the key under which a file of torch.save holds them.
-        windows: Pretrained windows to note beside them, one (height, width) a stage.
+        pretrained_window_sizes: (height, width) per stage, recorded beside the weights.
         safetensors: Write safetensors instead of torch's format.
 
     Raises:
-        ImportError: If safetensors is asked for and not installed.
+        ImportError: If `safetensors` is True and safetensors is not installed.
         OSError: If it cannot be written.
     """
     state = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
+    windows = pretrained_window_sizes or ()
     with atomic_file(Path(path)) as partial:
         if safetensors:
             require_safetensors(path)
             from safetensors.torch import save_file
 
-            noted = {METADATA_KEY: json.dumps(windows)} if windows else {}
-            save_file(state, partial, metadata={'format': 'pt', **noted})
+            save_file(state, partial, metadata={'format': 'pt', **header_of(windows)})
         else:
-            if windows:
-                state._metadata = {'': {METADATA_KEY: tuple(map(tuple, windows))}}
+            write_metadata(state, windows)
             torch.save({wrapper: state} if wrapper else state, partial)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[str]:
-    """A file beside `path` that takes its place when the block ends well."""
+    """The path of a temporary file that replaces `path` if the block ends without an error."""
     path = Path(os.path.realpath(path))  # What a link points to, not the link.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.partial')

@@ -1,202 +1,233 @@
-"""What each library calls the parameters of SwinV2, one declarative map a format.
+# ruff: noqa: E501 (one pair of names per line)
+"""What each library calls the parameters of SwinV2: one table per format, ours on the left.
 
-Ours are the official repository's names, with an output norm ``norm{n}`` a stage. The notation is
-that of :mod:`.key_rules`; nothing is written down a second time for the way back.
+Our names are those of the official repository, with an output norm ``norm{n}`` per stage. The
+placeholders and the other notation are explained in :mod:`.key_rules`; the tables are read in both
+directions. A new library is one more entry of ``FORMATS``.
 """
-
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from .key_rules import Columns, Format, Rule
+from .key_rules import Columns, Format
 
+# What the official model keeps among its weights, beside parameters.
 OFFICIAL_BUFFERS = ('relative_coords_table', 'relative_position_index', 'attn_mask')
-# Parameters and buffers of a block, of a merging and of the rest, as ours are called.
-_BLOCK = (
-    'attn.logit_scale',
-    'attn.cpb_mlp.{c}.{p}',
-    'attn.qkv.weight',
-    'attn.q_bias',
-    'attn.v_bias',
-    'attn.proj.{p}',
-    'norm1.{p}',
-    'norm2.{p}',
-    'mlp.fc1.{p}',
-    'mlp.fc2.{p}',
-    'attn.relative_coords_table',
-    'attn.relative_position_index',
-    'attn_mask',
-)
-_MERGING = ('reduction.weight', 'norm.{p}')
-_STEM = ('patch_embed.proj.{p}', 'patch_embed.norm.{p}', 'mask_token')
-_SAME: Mapping = MappingProxyType({})  # Nothing is called differently.
-
-
-def _nested(ours: str, theirs: str, names: Iterable[str], renamed: Mapping) -> dict:
-    """`names` inside a module of ours and one of theirs; what is not renamed keeps its name."""
-
-    def within(path, name):
-        if isinstance(name, tuple):
-            return tuple(part and path + part for part in name)
-        return Columns(path + name.name, name.order) if isinstance(name, Columns) else path + name
-
-    joined = {part for name in renamed if isinstance(name, tuple) for part in name}
-    pairs = {name: name for name in names if name not in joined} | renamed
-    return {within(ours, mine): within(theirs, other) for mine, other in pairs.items()}
-
-
-def _format(
-    name: str,
-    *,
-    block_path: str,
-    merging_path: str,
-    head: str,
-    stem: Mapping = _SAME,
-    block: Mapping = _SAME,
-    merging: Mapping = _SAME,
-    norms: Mapping = _SAME,
-    older: Mapping = _SAME,
-    **kwargs,
-) -> Format:
-    """A format, from what it calls things differently; `older` names are read but not written."""
-    pairs = (
-        _nested('', '', _STEM, stem)
-        | _nested('layers.{i}.blocks.{j}.', block_path, _BLOCK, block)
-        | _nested('layers.{d}.downsample.', merging_path, _MERGING, merging)
-        | norms
-    )
-    return Format(
-        name,
-        tuple(Rule.of(*pair) for pair in (*pairs.items(), *older.items())),
-        Rule.of('head.{p}', head),
-        **kwargs,
-    )
 
 
 def _unfold_order(columns: int) -> Tensor:
-    """Merging by nn.Unfold: theirs is (channel, row, column), ours (column, row, channel)."""
+    """nn.Unfold merges patches as (channel, row, column), ours are (column, row, channel)."""
     ours = torch.arange(columns).view(2, 2, -1)
     return ours.permute(2, 1, 0).flatten()
 
 
-_OFFICIAL = dict(block_path='layers.{i}.blocks.{j}.', merging_path='layers.{d}.downsample.')
-_TIMM = dict(block_path='layers.{i}.blocks.{j}.', merging_path='layers.{d+1}.downsample.')
-_LAST_NORM = {'norm3.{p}': 'norm.{p}'}
-_TABLE_AND_INDEX = frozenset(OFFICIAL_BUFFERS[:2])
-
-OWN = _format(
-    'swinv2_backbone',
-    **_OFFICIAL,
-    norms={'norm{n}.{p}': 'norm{n}.{p}'},
-    prefix='backbone.',
-    head='head.fc.{p}',
-    wrapper='state_dict',
-    bare_lacks_norm=True,
+_FORMATS = (
+    Format(
+        'swinv2_backbone',
+        {
+            'patch_embed.proj.{p}': 'patch_embed.proj.{p}',
+            'patch_embed.norm.{p}': 'patch_embed.norm.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'layers.{i}.blocks.{j}.attn.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'layers.{i}.blocks.{j}.attn.qkv.weight',
+            'layers.{i}.blocks.{j}.attn.q_bias': 'layers.{i}.blocks.{j}.attn.q_bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'layers.{i}.blocks.{j}.attn.v_bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'layers.{i}.blocks.{j}.attn.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'layers.{i}.blocks.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'layers.{i}.blocks.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'layers.{i}.blocks.{j}.mlp.fc1.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'layers.{i}.blocks.{j}.mlp.fc2.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'layers.{i}.blocks.{j}.attn.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'layers.{i}.blocks.{j}.attn.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'layers.{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'layers.{d}.downsample.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'layers.{d}.downsample.norm.{p}',
+            'norm{n}.{p}': 'norm{n}.{p}',
+        },
+        head='head.fc.{p}',
+        prefix='backbone.',
+        wrapper='state_dict',
+        bare_lacks_norm=True,
+    ),
+    Format(
+        'official',
+        {
+            'patch_embed.proj.{p}': 'patch_embed.proj.{p}',
+            'patch_embed.norm.{p}': 'patch_embed.norm.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'layers.{i}.blocks.{j}.attn.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'layers.{i}.blocks.{j}.attn.qkv.weight',
+            'layers.{i}.blocks.{j}.attn.q_bias': 'layers.{i}.blocks.{j}.attn.q_bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'layers.{i}.blocks.{j}.attn.v_bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'layers.{i}.blocks.{j}.attn.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'layers.{i}.blocks.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'layers.{i}.blocks.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'layers.{i}.blocks.{j}.mlp.fc1.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'layers.{i}.blocks.{j}.mlp.fc2.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'layers.{i}.blocks.{j}.attn.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'layers.{i}.blocks.{j}.attn.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'layers.{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'layers.{d}.downsample.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'layers.{d}.downsample.norm.{p}',
+            'norm3.{p}': 'norm.{p}',
+        },
+        head='head.{p}',
+        # SimMIM's released files have an older name; Microsoft's utils_simmim.py renames it.
+        older_names={
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers.{i}.blocks.{j}.attn.rpe_mlp.{c}.{p}'
+        },
+        wrapper='model',
+        buffers=OFFICIAL_BUFFERS,
+    ),
+    Format(
+        'mmpretrain',
+        {
+            'patch_embed.proj.{p}': 'patch_embed.projection.{p}',
+            'patch_embed.norm.{p}': 'patch_embed.norm.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'stages.{i}.blocks.{j}.attn.w_msa.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'stages.{i}.blocks.{j}.attn.w_msa.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'stages.{i}.blocks.{j}.attn.w_msa.qkv.weight',
+            'layers.{i}.blocks.{j}.attn.q_bias': 'stages.{i}.blocks.{j}.attn.w_msa.q_bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'stages.{i}.blocks.{j}.attn.w_msa.v_bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'stages.{i}.blocks.{j}.attn.w_msa.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'stages.{i}.blocks.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'stages.{i}.blocks.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'stages.{i}.blocks.{j}.ffn.layers.0.0.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'stages.{i}.blocks.{j}.ffn.layers.1.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'stages.{i}.blocks.{j}.attn.w_msa.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'stages.{i}.blocks.{j}.attn.w_msa.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'stages.{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': Columns(
+                'stages.{d+1}.downsample.reduction.weight', _unfold_order
+            ),
+            'layers.{d}.downsample.norm.{p}': 'stages.{d+1}.downsample.norm.{p}',
+            'norm{n}.{p}': 'norm{n}.{p}',
+        },
+        head='head.fc.{p}',
+        prefix='backbone.',
+        wrapper='state_dict',
+        buffers=('relative_coords_table', 'relative_position_index'),
+    ),
+    Format(
+        'hf',
+        {
+            'patch_embed.proj.{p}': 'embeddings.patch_embeddings.projection.{p}',
+            'patch_embed.norm.{p}': 'embeddings.norm.{p}',
+            'mask_token': 'embeddings.mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'encoder.layers.{i}.blocks.{j}.attention.self.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'encoder.layers.{i}.blocks.{j}.attention.self.continuous_position_bias_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': (
+                'encoder.layers.{i}.blocks.{j}.attention.self.query.weight',
+                'encoder.layers.{i}.blocks.{j}.attention.self.key.weight',
+                'encoder.layers.{i}.blocks.{j}.attention.self.value.weight',
+            ),
+            'layers.{i}.blocks.{j}.attn.q_bias': 'encoder.layers.{i}.blocks.{j}.attention.self.query.bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'encoder.layers.{i}.blocks.{j}.attention.self.value.bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'encoder.layers.{i}.blocks.{j}.attention.output.dense.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'encoder.layers.{i}.blocks.{j}.layernorm_before.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'encoder.layers.{i}.blocks.{j}.layernorm_after.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'encoder.layers.{i}.blocks.{j}.intermediate.dense.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'encoder.layers.{i}.blocks.{j}.output.dense.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'encoder.layers.{i}.blocks.{j}.attention.self.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'encoder.layers.{i}.blocks.{j}.attention.self.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'encoder.layers.{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'encoder.layers.{d}.downsample.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'encoder.layers.{d}.downsample.norm.{p}',
+            'norm3.{p}': 'layernorm.{p}',
+        },
+        head='classifier.{p}',
+        prefix='swinv2.',
+        bare_lacks_norm=True,
+        config_json='transformers',
+    ),
+    Format(
+        'timm',
+        {
+            'patch_embed.proj.{p}': 'patch_embed.proj.{p}',
+            'patch_embed.norm.{p}': 'patch_embed.norm.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'layers.{i}.blocks.{j}.attn.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'layers.{i}.blocks.{j}.attn.qkv.weight',
+            'layers.{i}.blocks.{j}.attn.q_bias': 'layers.{i}.blocks.{j}.attn.q_bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'layers.{i}.blocks.{j}.attn.v_bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'layers.{i}.blocks.{j}.attn.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'layers.{i}.blocks.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'layers.{i}.blocks.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'layers.{i}.blocks.{j}.mlp.fc1.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'layers.{i}.blocks.{j}.mlp.fc2.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'layers.{i}.blocks.{j}.attn.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'layers.{i}.blocks.{j}.attn.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'layers.{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'layers.{d+1}.downsample.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'layers.{d+1}.downsample.norm.{p}',
+            'norm3.{p}': 'norm.{p}',
+        },
+        head='head.fc.{p}',
+        config_json='timm',
+    ),
+    # features_only=True: each stage is a module of its own, and there is no final norm.
+    Format(
+        'timm_features',
+        {
+            'patch_embed.proj.{p}': 'patch_embed.proj.{p}',
+            'patch_embed.norm.{p}': 'patch_embed.norm.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'layers_{i}.blocks.{j}.attn.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers_{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'layers_{i}.blocks.{j}.attn.qkv.weight',
+            'layers.{i}.blocks.{j}.attn.q_bias': 'layers_{i}.blocks.{j}.attn.q_bias',
+            'layers.{i}.blocks.{j}.attn.v_bias': 'layers_{i}.blocks.{j}.attn.v_bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'layers_{i}.blocks.{j}.attn.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'layers_{i}.blocks.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'layers_{i}.blocks.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'layers_{i}.blocks.{j}.mlp.fc1.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'layers_{i}.blocks.{j}.mlp.fc2.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'layers_{i}.blocks.{j}.attn.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'layers_{i}.blocks.{j}.attn.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'layers_{i}.blocks.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'layers_{d+1}.downsample.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'layers_{d+1}.downsample.norm.{p}',
+        },
+        head='head.fc.{p}',
+        bare_lacks_norm=True,
+        config_json='timm',
+    ),
+    Format(
+        'torchvision',
+        {
+            'patch_embed.proj.{p}': 'features.0.0.{p}',
+            'patch_embed.norm.{p}': 'features.0.2.{p}',
+            'mask_token': 'mask_token',
+            'layers.{i}.blocks.{j}.attn.logit_scale': 'features.{2i+1}.{j}.attn.logit_scale',
+            'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'features.{2i+1}.{j}.attn.cpb_mlp.{c}.{p}',
+            'layers.{i}.blocks.{j}.attn.qkv.weight': 'features.{2i+1}.{j}.attn.qkv.weight',
+            (
+                'layers.{i}.blocks.{j}.attn.q_bias',
+                None,
+                'layers.{i}.blocks.{j}.attn.v_bias',
+            ): 'features.{2i+1}.{j}.attn.qkv.bias',
+            'layers.{i}.blocks.{j}.attn.proj.{p}': 'features.{2i+1}.{j}.attn.proj.{p}',
+            'layers.{i}.blocks.{j}.norm1.{p}': 'features.{2i+1}.{j}.norm1.{p}',
+            'layers.{i}.blocks.{j}.norm2.{p}': 'features.{2i+1}.{j}.norm2.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc1.{p}': 'features.{2i+1}.{j}.mlp.0.{p}',
+            'layers.{i}.blocks.{j}.mlp.fc2.{p}': 'features.{2i+1}.{j}.mlp.3.{p}',
+            'layers.{i}.blocks.{j}.attn.relative_coords_table': 'features.{2i+1}.{j}.attn.relative_coords_table',
+            'layers.{i}.blocks.{j}.attn.relative_position_index': 'features.{2i+1}.{j}.attn.relative_position_index',
+            'layers.{i}.blocks.{j}.attn_mask': 'features.{2i+1}.{j}.attn_mask',
+            'layers.{d}.downsample.reduction.weight': 'features.{2d+2}.reduction.weight',
+            'layers.{d}.downsample.norm.{p}': 'features.{2d+2}.norm.{p}',
+            'norm3.{p}': 'norm.{p}',
+        },
+        head='head.{p}',
+        buffers=('relative_coords_table', 'relative_position_index'),
+        flat_index=True,
+        shrinks_windows=False,
+    ),
 )
 
-# SimMIM's released files call the CPB network by an older name; Microsoft's utils_simmim.py
-# renames it on loading.
-OFFICIAL = _format(
-    'official',
-    **_OFFICIAL,
-    norms=_LAST_NORM,
-    head='head.{p}',
-    older={
-        'layers.{i}.blocks.{j}.attn.cpb_mlp.{c}.{p}': 'layers.{i}.blocks.{j}.attn.rpe_mlp.{c}.{p}'
-    },
-    buffers=frozenset(OFFICIAL_BUFFERS),
-    wrapper='model',
-)
-
-MMPRETRAIN = _format(
-    'mmpretrain',
-    prefix='backbone.',
-    head='head.fc.{p}',
-    stem={'patch_embed.proj.{p}': 'patch_embed.projection.{p}'},
-    block_path='stages.{i}.blocks.{j}.',
-    block={
-        'attn.logit_scale': 'attn.w_msa.logit_scale',
-        'attn.cpb_mlp.{c}.{p}': 'attn.w_msa.cpb_mlp.{c}.{p}',
-        'attn.qkv.weight': 'attn.w_msa.qkv.weight',
-        'attn.q_bias': 'attn.w_msa.q_bias',
-        'attn.v_bias': 'attn.w_msa.v_bias',
-        'attn.proj.{p}': 'attn.w_msa.proj.{p}',
-        'attn.relative_coords_table': 'attn.w_msa.relative_coords_table',
-        'attn.relative_position_index': 'attn.w_msa.relative_position_index',
-        'mlp.fc1.{p}': 'ffn.layers.0.0.{p}',
-        'mlp.fc2.{p}': 'ffn.layers.1.{p}',
-    },
-    merging_path='stages.{d+1}.downsample.',
-    merging={'reduction.weight': Columns('reduction.weight', _unfold_order)},
-    norms={'norm{n}.{p}': 'norm{n}.{p}'},
-    buffers=_TABLE_AND_INDEX,
-    wrapper='state_dict',
-)
-
-HF = _format(
-    'hf',
-    prefix='swinv2.',
-    head='classifier.{p}',
-    stem={
-        'patch_embed.proj.{p}': 'embeddings.patch_embeddings.projection.{p}',
-        'patch_embed.norm.{p}': 'embeddings.norm.{p}',
-        'mask_token': 'embeddings.mask_token',
-    },
-    block_path='encoder.layers.{i}.blocks.{j}.',
-    block={
-        'attn.logit_scale': 'attention.self.logit_scale',
-        'attn.cpb_mlp.{c}.{p}': 'attention.self.continuous_position_bias_mlp.{c}.{p}',
-        'attn.qkv.weight': (
-            'attention.self.query.weight',
-            'attention.self.key.weight',
-            'attention.self.value.weight',
-        ),
-        'attn.q_bias': 'attention.self.query.bias',
-        'attn.v_bias': 'attention.self.value.bias',
-        'attn.proj.{p}': 'attention.output.dense.{p}',
-        'attn.relative_coords_table': 'attention.self.relative_coords_table',
-        'attn.relative_position_index': 'attention.self.relative_position_index',
-        'norm1.{p}': 'layernorm_before.{p}',
-        'norm2.{p}': 'layernorm_after.{p}',
-        'mlp.fc1.{p}': 'intermediate.dense.{p}',
-        'mlp.fc2.{p}': 'output.dense.{p}',
-    },
-    merging_path='encoder.layers.{d}.downsample.',
-    norms={'norm3.{p}': 'layernorm.{p}'},
-    bare_lacks_norm=True,
-)
-
-TIMM = _format('timm', **_TIMM, norms=_LAST_NORM, head='head.fc.{p}')
-
-# features_only=True: each stage is a module of its own, and nothing follows the last.
-TIMM_FEATURES = _format(
-    'timm_features',
-    block_path='layers_{i}.blocks.{j}.',
-    merging_path='layers_{d+1}.downsample.',
-    head='head.fc.{p}',
-    bare_lacks_norm=True,
-)
-
-TORCHVISION = _format(
-    'torchvision',
-    head='head.{p}',
-    stem={'patch_embed.proj.{p}': 'features.0.0.{p}', 'patch_embed.norm.{p}': 'features.0.2.{p}'},
-    block_path='features.{2i+1}.{j}.',
-    block={
-        ('attn.q_bias', None, 'attn.v_bias'): 'attn.qkv.bias',
-        'mlp.fc1.{p}': 'mlp.0.{p}',
-        'mlp.fc2.{p}': 'mlp.3.{p}',
-    },
-    merging_path='features.{2d+2}.',
-    norms=_LAST_NORM,
-    buffers=_TABLE_AND_INDEX,
-    flat_index=True,
-    shrinks=False,
-)
-
-# Where two know a file equally well, the first is taken.
-FORMATS = {
-    fmt.name: fmt for fmt in (OWN, OFFICIAL, MMPRETRAIN, HF, TIMM, TIMM_FEATURES, TORCHVISION)
-}
+# By name. Where two formats match a file equally well, the first is taken.
+FORMATS = {fmt.name: fmt for fmt in _FORMATS}

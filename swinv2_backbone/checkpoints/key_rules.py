@@ -1,15 +1,21 @@
-"""Rules that pair names of ours with names of another library, read in both directions.
+"""The notation of :mod:`.formats`: pairs of names, ours and another library's, read both ways.
 
-- ``{i}`` is a stage, ``{d}`` one of the three mergings, ``{j}`` a block, ``{n}`` an output norm,
-  ``{c}`` a layer of the CPB network, ``{p}`` weight or bias; ``{2i+1}`` stands for that number.
-- Several names on a side are one tensor cut into equal parts along its first axis; None is a part
-  that the other side does not have because it is zero (the bias of the keys).
-- :class:`Columns` says that theirs has the columns of the matrix in another order.
+A name is written with placeholders::
+
+    {i}  stage, 0 to 3                 {n}  output norm, 0 to 3
+    {j}  block of the stage            {c}  layer of the CPB network, 0 or 2
+    {d}  patch merging, 0 to 2         {p}  'weight' or 'bias'
+
+``{2i+1}`` stands for that number. One of the two sides may be a tuple of names: the tensor of the
+other side is then cut into equal parts along its first axis, one for each name. A part that is
+None has no name because it is zero (the bias of the keys). :class:`Columns` stands for a matrix
+whose columns the other library keeps in another order.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,16 +23,17 @@ from torch import Tensor
 from .errors import CheckpointError
 
 StateDict = dict[str, Tensor]
+# Values of the placeholders of a name, sorted.
+Values = tuple[tuple[str, str], ...]
 
-# What a placeholder may stand for.
-_KINDS = {'i': range(4), 'n': range(4), 'd': range(3), 'c': (0, 2), 'j': range(1000)}
+_RANGES: Mapping = {'i': range(4), 'n': range(4), 'd': range(3), 'c': (0, 2), 'j': range(1000)}
 _FIELD = re.compile(r'\{(\d*)([a-z])(?:\+(\d+))?\}')
 
 
 class Template:
-    """A name with placeholders, to be recognized and to be filled in."""
+    """A name with placeholders, to match keys with and to fill in."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self.text = text
         self._fields = _FIELD.findall(text)
         literals = _FIELD.split(text)[::4]
@@ -39,128 +46,160 @@ class Template:
             re.ASCII,
         )
 
-    def match(self, key: str) -> tuple[str, tuple] | None:
-        """What stands in front of the name in `key`, and the values of its placeholders."""
+    def match(self, key: str) -> tuple[str, Values] | None:
+        """The prefix before the name in `key` and the values of its placeholders, or None."""
         found = self._regex.fullmatch(key)
         if found is None:
             return None
         prefix, *texts = found.groups()
         values = []
         for (factor, name, offset), text in zip(self._fields, texts, strict=True):
-            if name == 'p':
-                values.append((name, text))
-                continue
-            value, rest = divmod(int(text) - int(offset or 0), int(factor or 1))
-            if rest or value not in _KINDS[name]:
-                return None
-            values.append((name, value))
+            if name != 'p':
+                value, rest = divmod(int(text) - int(offset or 0), int(factor or 1))
+                if rest or value not in _RANGES[name]:
+                    return None
+                text = str(value)
+            values.append((name, text))
         return prefix, tuple(sorted(values))
 
-    def fill(self, values: tuple) -> str:
-        """The name for the values of its placeholders."""
-        known = dict(values)
+    def fill(self, values: Values) -> str:
+        """The name for the given values of its placeholders."""
+        given = dict(values)
 
-        def field(match: re.Match) -> str:
+        def field_text(match: re.Match) -> str:
             factor, name, offset = match.groups()
-            if name == 'p':
-                return known[name]
-            return str(int(factor or 1) * known[name] + int(offset or 0))
+            value = given[name]
+            return value if name == 'p' else str(int(factor or 1) * int(value) + int(offset or 0))
 
-        return _FIELD.sub(field, self.text)
+        return _FIELD.sub(field_text, self.text)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A matrix whose columns the other library has in another order.
+    """The name of a matrix whose columns the other library has in another order.
 
     Attributes:
         name: Its name there.
-        order: Of a number of columns, which of ours stands at each place of theirs.
+        order: For a number of columns, the index of ours at each place of theirs.
     """
 
     name: str
     order: Callable[[int], Tensor]
 
 
-@dataclass(frozen=True)
+Name = str | tuple[str | None, ...] | Columns
+
+
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """One pair of a map: names of ours, names of theirs, order of columns."""
+    """One pair of names, compiled.
+
+    Attributes:
+        ours: Templates of our side.
+        theirs: Templates of the other side.
+        order: Order of their columns, see :class:`Columns`.
+    """
 
     ours: tuple[Template | None, ...]
     theirs: tuple[Template | None, ...]
     order: Callable[[int], Tensor] | None = None
 
     @classmethod
-    def of(cls, ours: str | tuple, theirs: 'str | tuple | Columns') -> 'Rule':
-        """A rule as it is written in a map."""
-        order = None
-        if isinstance(theirs, Columns):
-            theirs, order = theirs.name, theirs.order
-        sides = [(side,) if isinstance(side, str) else side for side in (ours, theirs)]
-        return cls(*(tuple(name and Template(name) for name in side) for side in sides), order)
+    def of(cls, ours: Name, theirs: Name) -> 'Rule':
+        """A rule from a pair as it is written in :mod:`.formats`."""
+        order = theirs.order if isinstance(theirs, Columns) else None
+        return cls(_templates(ours), _templates(theirs), order)
 
     def sides(self, to_ours: bool) -> tuple[tuple, tuple]:
-        """What is read and what is written."""
+        """The templates that are read and those that are written."""
         return (self.theirs, self.ours) if to_ours else (self.ours, self.theirs)
 
-    def apply(self, parts: list[Tensor | None], to_ours: bool) -> list[Tensor | None]:
+    def apply(self, parts: list[Tensor | None], to_ours: bool) -> list[Tensor]:
         """The tensors of one side, made from those of the other.
 
         Raises:
             ValueError: If their shapes do not allow it.
         """
-        _, written = self.sides(to_ours)
-        present = next(part for part in parts if part is not None)
+        written = self.sides(to_ours)[1]
+        present = [part for part in parts if part is not None]
+        first = present[0]
         if self.order is not None:
-            if present.ndim != 2 or present.shape[1] % 4:
-                raise ValueError(f'has shape {tuple(present.shape)}, not (2C, 4C)')
-            order = self.order(present.shape[1])
-            return [present[:, order.argsort() if to_ours else order]]
+            if first.ndim != 2 or first.shape[1] % 4:
+                raise ValueError(f'has shape {tuple(first.shape)}, allowed: (2C, 4C)')
+            order = self.order(first.shape[1])
+            return [first[:, order.argsort() if to_ours else order]]
         if len(parts) == len(written) == 1:
-            return [present]
-        if any(part is not None and part.shape != present.shape for part in parts):
+            return [first]
+        if any(part.shape != first.shape for part in present):
+            shapes = ', '.join(str(tuple(part.shape)) for part in present)
+            raise ValueError(f'have different shapes: {shapes}')
+        joined = torch.cat([torch.zeros_like(first) if part is None else part for part in parts])
+        if joined.ndim == 0 or joined.shape[0] % len(written):
             raise ValueError(
-                'have different shapes: '
-                + ', '.join(str(tuple(part.shape)) for part in parts if part is not None)
+                f'has shape {tuple(joined.shape)}, which has no {len(written)} equal parts'
             )
-        whole = torch.cat([torch.zeros_like(present) if part is None else part for part in parts])
-        if whole.ndim == 0 or whole.shape[0] % len(written):
-            raise ValueError(f'has shape {tuple(whole.shape)}, which has no {len(written)} parts')
-        return [part.clone() for part in whole.chunk(len(written))]
+        return [part.clone() for part in joined.chunk(len(written))]
 
 
-@dataclass(frozen=True)
+def _templates(name: Name) -> tuple[Template | None, ...]:
+    if isinstance(name, Columns):
+        name = name.name
+    names = name if isinstance(name, tuple) else (name,)
+    return tuple(part if part is None else Template(part) for part in names)
+
+
+@dataclass(frozen=True, eq=False)
 class Format:
-    """How one library names, nests and lays out the weights.
+    """The names by which one library calls the weights, and what else its files hold.
 
     Attributes:
         name: As in messages and on the command line.
-        rules: Its map.
-        head: Its name of the classifier's two parameters.
-        prefix: What a classifier of that library puts in front of the names of the map. Where
-            there is one, the head stands outside of it.
-        buffers: Geometry that its own models save among the weights.
-        flat_index: Whether relative_position_index is flat there.
-        wrapper: Under which key its files hold the weights.
-        shrinks: Whether its geometry is that of windows which have shrunk to the map.
+        names: Its table: names of ours and of theirs.
+        head: Their name of the classifier's two parameters.
+        older_names: Further pairs, which are read but not written.
+        prefix: What a classifier of that library puts before the names of the table. Where there
+            is one, the head stands beside it.
+        wrapper: Key under which its files hold the weights.
+        buffers: Official buffers that its models save among the weights.
+        flat_index: Whether ``relative_position_index`` is flat there.
+        shrinks_windows: Whether its buffers are those of windows that have shrunk to the map.
         bare_lacks_norm: Whether it has models without prefix that lack the final norm.
+        config_json: Whose config.json lies beside its files: 'transformers', 'timm' or ''.
     """
 
     name: str
-    rules: tuple[Rule, ...]
-    head: Rule
+    names: Mapping[Name, Name]
+    head: str
+    older_names: Mapping[Name, Name] = field(default_factory=dict)
     prefix: str = ''
-    buffers: frozenset[str] = frozenset()
-    flat_index: bool = False
     wrapper: str | None = None
-    shrinks: bool = True
+    buffers: tuple[str, ...] = ()
+    flat_index: bool = False
+    shrinks_windows: bool = True
     bare_lacks_norm: bool = False
+    config_json: str = ''
 
-    def find(self, key: str, to_ours: bool) -> Iterable[tuple[str, Rule, int, tuple]]:
-        """The rules that know a key: what precedes the name, rule, part and values."""
-        for rule in self.rules if self.prefix else (*self.rules, self.head):
-            read, _ = rule.sides(to_ours)
-            for part, template in enumerate(read):
+    @cached_property
+    def head_rule(self) -> Rule:
+        """The pair of names of the classifier's two parameters."""
+        return Rule.of('head.{p}', self.head)
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The table, compiled; where there is no prefix, with the head in it."""
+        pairs = [*self.names.items(), *self.older_names.items()]
+        rules = tuple(Rule.of(*pair) for pair in pairs)
+        return rules if self.prefix else (*rules, self.head_rule)
+
+    @property
+    def is_for_one_size(self) -> bool:
+        """Whether a file of the format is for one window size and one image size."""
+        return bool(self.buffers) or self.config_json == 'transformers'
+
+    def find(self, key: str, to_ours: bool) -> Iterable[tuple[str, Rule, int, Values]]:
+        """The rules that match a key: what precedes the name, rule, number of the part, values."""
+        for rule in self.rules:
+            for part, template in enumerate(rule.sides(to_ours)[0]):
                 matched = template and template.match(key)
                 if matched:
                     yield matched[0], rule, part, matched[1]
@@ -174,7 +213,7 @@ class Format:
 
 
 def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, list[str]]:
-    """Rename and re-lay tensors, in either direction.
+    """Rename, join, cut and reorder tensors as a format requires, in either direction.
 
     Args:
         state: Tensors by name, without prefix.
@@ -182,12 +221,12 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
         to_ours: The direction.
 
     Returns:
-        The tensors under their new names, and the keys that no rule knows.
+        The tensors under their new names, and the keys that no rule matches.
 
     Raises:
         CheckpointError: If one of several parts is missing, or shapes do not fit together.
     """
-    groups: dict = {}
+    groups: dict[tuple[Rule, Values], dict[int, str]] = {}
     unknown = []
     for key in state:
         for prefix, rule, part, values in fmt.find(key, to_ours):
@@ -196,7 +235,7 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
                 break
         else:
             unknown.append(key)
-    result = {}
+    result: StateDict = {}
     for (rule, values), keys in groups.items():
         read, written = rule.sides(to_ours)
         missing = [
@@ -207,10 +246,9 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
         named = ', '.join(keys.values())
         if missing:
             raise CheckpointError(f'has {named}, but lacks {", ".join(missing)}')
+        parts = [state[keys[part]] if part in keys else None for part in range(len(read))]
         try:
-            tensors = rule.apply(
-                [state[keys[part]] if part in keys else None for part in range(len(read))], to_ours
-            )
+            tensors = rule.apply(parts, to_ours)
         except ValueError as error:
             raise CheckpointError(f'{named} {error}. Is it damaged?') from None
         made = {

@@ -1,46 +1,47 @@
-"""Loading a checkpoint into the backbone: fetch, convert, check, copy, say what was done."""
+"""Loading a checkpoint into a backbone: fetch, convert, check, copy, log."""
 
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
-from torch import nn
+from torch import Tensor, nn
 
+from ..arguments import NUM_STAGES
 from ..compat import safe_mmengine_globals
-from .convert import Converted, arch_of, describe_arch, name_keys, to_backbone
+from .architecture import arch_of, explain_mismatch
+from .config_json import read_config_json, windows_from_config
+from .convert import Converted, to_backbone
 from .download import ALLOWED, fetch, is_remote
-from .errors import CheckpointError
+from .errors import CheckpointError, list_keys
 from .files import read_checkpoint
 from .formats import OFFICIAL_BUFFERS
-from .pretrained_windows import agree, as_setting, config_beside, windows_beside
+from .pretrained_windows import format_pretrained_windows, reconcile, windows_from_name
 from .releases import resolve
-
-# Their shapes tell in_channels and patch_size, and mlp_ratio.
-_CONVOLUTION, _HIDDEN = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
 
 
 class PretrainedSwinV2:
-    """Initialize a backbone from a checkpoint; what ``init_cfg=dict(type='Pretrained')`` becomes.
+    """Initialize a backbone from a checkpoint: what ``init_cfg=dict(type='Pretrained')`` becomes.
 
-    mmengine's own initializer of that name takes a file that matches nothing for loaded. This one
-    wants every parameter matched but output norms (a classifier has only the last of them). It
-    takes the files of every library that has SwinV2 (see :mod:`.key_maps`), by torch.save or
-    safetensors.
+    mmengine's own initializer of that name accepts a file in which no key matches. This one
+    requires every parameter except output norms (a classifier has only the last of them). It
+    loads the files of every library in :mod:`.formats`, written by torch.save or safetensors.
 
     Args:
         checkpoint: A path, an http(s) URL, ``hf://owner/name[@revision][/file]``, or
-            ``swinv2://NAME`` of a known release (``python -m swinv2_backbone`` shows them).
+            ``swinv2://NAME`` of a published one (``python -m swinv2_backbone`` lists them).
         prefix: If given, only keys that start with it are used, without it.
         sha256: If given, at least 8 hex digits that the file's hash must begin with. Digits at the
-            end of a file's name, as OpenMMLab and torchvision have them, are checked anyhow.
-        map_location: 'cpu', as configs of OpenMMLab say; weights go from there into the parameters.
+            end of a file's name, as OpenMMLab and torchvision have them, are always checked.
+        map_location: 'cpu', as configs of OpenMMLab say; weights are copied to the parameters'
+            device from there.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class PretrainedSwinV2:
         self.sha256 = sha256
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into `module`, whole or not at all.
+        """Load into `module`; after an error it is unchanged.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ConnectionError: If it cannot be fetched.
-            ImportError: If it takes safetensors or huggingface_hub, and that is not installed.
+            ImportError: If it requires safetensors or huggingface_hub, which is not installed.
             CheckpointError: If the file does not fit.
         """
         converted = open_checkpoint(self.checkpoint, self.prefix, self.sha256)
@@ -85,8 +86,8 @@ def open_checkpoint(
     """Fetch, read and convert a checkpoint; arguments and errors as in :class:`PretrainedSwinV2`.
 
     Returns:
-        Its weights under the backbone's names, with the windows that the file, its config.json or
-        its name tells.
+        Its weights under the backbone's names, and the pretrained window sizes that the file, its
+        config.json or its name records.
     """
     path = _fetch_once(checkpoint, sha256)
     try:
@@ -99,19 +100,23 @@ def open_checkpoint(
             f'{error}. It came from {checkpoint}; delete it to fetch it anew'
         ) from error
     converted = to_backbone(content, checkpoint, prefix)
+    fmt, arch = converted.format, arch_of(converted.state)
     try:
-        about = converted.format, arch_of(converted.state)
-        converted = replace(converted, config=config_beside(path, *about))
-        if converted.windows:
+        converted = replace(converted, config=read_config_json(path, fmt, arch))
+        if converted.pretrained_window_sizes:
             return converted
-        windows, told_by = windows_beside(path, resolve(checkpoint), *about, converted.config)
-        return replace(converted, windows=windows, told_by=told_by)
+        windows, source = windows_from_config(converted.config, fmt, path), 'config.json'
     except CheckpointError as error:
         raise CheckpointError(f'checkpoint {checkpoint}: {error}') from error
+    if not windows:
+        windows, source = windows_from_name(resolve(checkpoint), path, fmt, arch), 'its name'
+    return replace(
+        converted, pretrained_window_sizes=windows, window_source=source if windows else ''
+    )
 
 
 def _fetch_once(checkpoint: str, sha256: str | None) -> Path:
-    """Fetched by one process of this machine; the others find it then."""
+    """Fetch in one process of this machine; the others then find the file in the cache."""
     if not is_remote(checkpoint):
         return fetch(checkpoint)
     try:
@@ -119,7 +124,7 @@ def _fetch_once(checkpoint: str, sha256: str | None) -> Path:
             print_log(f'fetching {checkpoint}', logger='current')
             fetch(checkpoint, sha256)
     finally:
-        barrier()  # They wait for the file, or for the failure.
+        barrier()  # The others wait for the file, or for the failure.
     return fetch(checkpoint, sha256)
 
 
@@ -127,103 +132,115 @@ def load_into(module: nn.Module, converted: Converted, source: str) -> None:
     """Copy converted weights into a backbone and log one line about it.
 
     Args:
-        module: The backbone. Its ``is_output_norm(key)`` tells what a file may lack, its
-            ``leaves_out(key)`` what it may have too much; its stages' pretrained windows are held
-            against the file's and, where they are None ('auto'), taken from it.
+        module: The backbone. Its ``layers`` are the stages, whose ``pretrained_window`` is compared
+            with the recorded size or, where it is None ('auto'), set to it.
         converted: The weights under the backbone's names.
         source: Where they came from, for messages.
 
     Raises:
-        CheckpointError: If a parameter is missing (but for output norms that a file of its format
-            may lack), a key belongs nowhere, shapes differ, or the file was trained with other
-            windows than ``pretrained_window_sizes`` says. The module is then unchanged.
+        CheckpointError: As :func:`check_weights`, or if the pretrained window sizes that are
+            recorded differ from the setting. The module is then unchanged.
     """
-    own = module.state_dict()
-    left_out = [key for key in converted.state if key not in own and module.leaves_out(key)]
-    state = {key: value for key, value in converted.state.items() if key not in left_out}
-    new = [key for key in own if key not in state]
-    of_format = f'checkpoint {source} ({converted.format} format)'
-    missing = [key for key in new if not _may_be_new(key, module, converted)]
-    if missing:
-        raise CheckpointError(
-            f'{of_format}: the backbone has parameters that the file lacks: '
-            f'{name_keys(map(converted.in_file, missing))}. '
-            f'{_compare_archs(converted, own)}'
-        )
-    unexpected = [key for key in state if key not in own]
-    if unexpected:
-        raise CheckpointError(
-            f'{of_format}: the file has parameters that the backbone lacks: '
-            f'{name_keys(map(converted.in_file, unexpected))}. '
-            f'{_compare_archs(converted, own)}'
-        )
-    differing = [
-        f'{converted.in_file(key)} {tuple(value.shape)} (backbone: {tuple(own[key].shape)})'
-        for key, value in state.items()
-        if value.shape != own[key].shape
-    ]
-    if differing:
-        raise CheckpointError(
-            f'{of_format}: shapes differ: {name_keys(differing)}. {_compare_archs(converted, own)}'
-        )
-    told_by = f'told by {converted.told_by}' if converted.windows else 'as set, the file tells none'
-    windows = agree(
-        [stage.pretrained_window for stage in module.layers],
-        converted.windows,
-        f'checkpoint {source}',
-        told_by,
+    expected = module.state_dict()
+    new, left_out = check_weights(converted, expected, source)
+    recorded = converted.pretrained_window_sizes
+    evidence = converted.window_source if recorded else 'the setting; none are recorded'
+    stages: list[Any] = list(module.get_submodule('layers').children())
+    windows = reconcile(
+        [stage.pretrained_window for stage in stages], recorded, f'checkpoint {source}', evidence
     )
+    state = {key: value for key, value in converted.state.items() if key not in left_out}
     module.load_state_dict(state, strict=False)
-    for stage, window in zip(module.layers, windows, strict=True):
+    for stage, window in zip(stages, windows, strict=True):
         stage.pretrained_window = window
     print_log(
         f'{type(module).__name__}: loaded {len(state)} parameters from {source} '
-        f'({converted.format} format); newly initialized: {_summary(new)}; '
-        f'dropped: {_summary(converted.dropped + left_out)}; pretrained windows: '
-        f'{as_setting(windows)} ({told_by})',
+        f'({converted.format} format); newly initialized: {_summarize(new)}; '
+        f'dropped: {_summarize(converted.dropped + left_out)}; pretrained window sizes: '
+        f'{format_pretrained_windows(windows)} (source: {evidence})',
         logger='current',
         level=logging.INFO,
     )
 
 
-def _may_be_new(key: str, module: nn.Module, converted: Converted) -> bool:
+def check_weights(
+    converted: Converted, expected: Mapping[str, Tensor], source: str
+) -> tuple[list[str], list[str]]:
+    """Compare the names and shapes of converted weights with those of a backbone.
+
+    Args:
+        converted: The weights under the backbone's names.
+        expected: The backbone's state dict, or its expected parameters as meta tensors.
+        source: Where the weights came from, for messages.
+
+    Returns:
+        Names of the output norms that the file lacks, and names of parameters in the file that the
+        backbone leaves out.
+
+    Raises:
+        CheckpointError: If a parameter is missing (except output norms that a file of its format
+            may lack), a name does not exist in the backbone, or shapes differ.
+    """
+    num_stages = 1 + max(int(key.split('.')[1]) for key in expected if key.startswith('layers.'))
+    extra = [key for key in converted.state if key not in expected]
+    left_out = [key for key in extra if is_left_out(key, num_stages)]
+    new = [key for key in expected if key not in converted.state]
+    of_format = f'checkpoint {source} ({converted.format} format)'
+    cause = explain_mismatch(converted.state, expected)
+    missing = [key for key in new if not _may_be_new(key, converted)]
+    if missing:
+        raise CheckpointError(
+            f'{of_format}: the backbone has parameters that the file lacks: '
+            f'{list_keys(map(converted.in_file, missing))}. {cause}'
+        )
+    unexpected = [key for key in extra if key not in left_out]
+    if unexpected:
+        raise CheckpointError(
+            f'{of_format}: the file has parameters that the backbone lacks: '
+            f'{list_keys(map(converted.in_file, unexpected))}. {cause}'
+        )
+    differing = [
+        f'{converted.in_file(key)} {tuple(value.shape)} (backbone: {tuple(expected[key].shape)})'
+        for key, value in converted.state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    if differing:
+        raise CheckpointError(f'{of_format}: shapes differ: {list_keys(differing)}. {cause}')
+    return new, left_out
+
+
+def is_output_norm(name: str) -> bool:
+    """Whether a parameter belongs to one of the output norms ``norm0`` to ``norm3``."""
+    return re.match(r'norm[0-3]\.', name) is not None
+
+
+def is_left_out(name: str, num_stages: int) -> bool:
+    """Whether a parameter belongs to a part that a backbone of fewer stages does not have.
+
+    Args:
+        name: A parameter that the backbone does not have.
+        num_stages: How many stages it has; the last has no patch merging.
+    """
+    stage = re.match(r'layers\.(\d+)\.(downsample\.)?', name)
+    if stage is None:
+        return is_output_norm(name)
+    index, last = int(stage[1]), num_stages - 1
+    return last < index < NUM_STAGES or (index == last and bool(stage[2]))
+
+
+def _may_be_new(name: str, converted: Converted) -> bool:
     """Whether the file may lack a parameter: one of an output norm that it lacks altogether."""
-    norm = key.partition('.')[0]
+    norm = name.partition('.')[0]
     return (
-        module.is_output_norm(key)
+        is_output_norm(name)
         and converted.may_lack(norm)
         and not any(other.startswith(norm + '.') for other in converted.state)
     )
 
 
-def _compare_archs(converted: Converted, own: dict) -> str:
-    """The likely cause of keys or shapes that do not fit."""
-    for key, sides, argument in (
-        (_CONVOLUTION, slice(1, 2), 'in_channels'),
-        (_CONVOLUTION, slice(2, 4), 'patch_size'),
-        (_HIDDEN, slice(0, 2), 'mlp_ratio'),
-    ):
-        theirs, ours = (
-            tuple(state[key].shape) if key in state else () for state in (converted.state, own)
-        )
-        if (
-            len(theirs) == len(ours)
-            and theirs[sides] != ours[sides]
-            and (key != _HIDDEN or theirs[1] == ours[1])
-        ):
-            return f'The file was made with another {argument}.'
-    theirs, ours = arch_of(converted.state), arch_of(own)
-    stages = [i for i, depth in enumerate(ours['depths']) if depth]
-    if theirs.get('embed_dims') == ours['embed_dims'] and all(
-        theirs[key][i] == ours[key][i] for key in ('depths', 'num_heads') for i in stages
-    ):
-        return f'Both are {describe_arch(converted.state)}: the file is damaged, or was changed.'
-    return f'The file holds {describe_arch(converted.state)}, the backbone is {describe_arch(own)}.'
-
-
-def _summary(keys: Iterable[str]) -> str:
-    """Keys on one line: modules by name, and how many keys a larger one or a kind of buffer has."""
-    counts = Counter()
+def _summarize(keys: Iterable[str]) -> str:
+    """Keys on one line: by module or kind of buffer, with the number of keys of larger ones."""
+    counts: Counter[str] = Counter()
     for key in keys:
         parts = key.split('.')
         if parts[-1] in OFFICIAL_BUFFERS:

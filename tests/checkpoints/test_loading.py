@@ -1,9 +1,7 @@
-"""`init_cfg=dict(type='Pretrained')`: what loads, what is said, what is refused."""
+"""`init_cfg=dict(type='Pretrained')`: what loads, what is logged, what is refused."""
 
-import functools
-import http.server
 import logging
-import threading
+import re
 
 import pytest
 import torch
@@ -11,19 +9,26 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import CheckpointError
-from tests.helpers.checkpoint_files import official_state, save_official
-from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from swinv2_backbone.arguments import ARCHITECTURES
+from swinv2_backbone.checkpoints import CheckpointError, Converted
+from swinv2_backbone.checkpoints.architecture import expected_parameters
+from swinv2_backbone.checkpoints.loading import check_weights, is_left_out, is_output_norm
+from tests.helpers.checkpoint_files import (
+    assert_loaded,
+    assert_refused,
+    official_state,
+    random_model,
+    save_official,
+)
+from tests.helpers.models import SMALL_ARCH
+from tests.parity.implementations import NAMES
+from tests.parity.recorded import ARCH, load, state_of
 
 
 def build(checkpoint, **kwargs):
     return SwinTransformerV2(
         SMALL_ARCH, **kwargs, init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint))
     )
-
-
-def source():
-    return randomize_parameters(SwinTransformerV2(SMALL_ARCH))
 
 
 @pytest.fixture
@@ -37,15 +42,9 @@ def log_lines():
     logger.removeHandler(handler)
 
 
-def assert_loaded(model, original, new=('norm0', 'norm1', 'norm2')):
-    for key, value in model.state_dict().items():
-        if not key.startswith(new):
-            assert torch.equal(value, original.state_dict()[key]), key
-
-
 @pytest.mark.parametrize('wrapper', ['model', 'state_dict', None])
-def test_official_file(tmp_path, wrapper, log_lines):
-    original, path = source(), tmp_path / 'official.pth'
+def test_an_official_file_loads_and_one_line_is_logged(tmp_path, wrapper, log_lines):
+    original, path = random_model(), tmp_path / 'official.pth'
     state = official_state(original)
     torch.save({wrapper: state, 'epoch': 300} if wrapper else state, path)
     model = build(path)
@@ -57,13 +56,13 @@ def test_official_file(tmp_path, wrapper, log_lines):
     assert line == (
         f'SwinTransformerV2: loaded {count} parameters from {path} (official format); newly '
         'initialized: norm0, norm1, norm2; dropped: relative_coords_table (8), '
-        'relative_position_index (8), attn_mask (4), head; pretrained windows: 8 (told by '
-        'relative_coords_table)'
+        'relative_position_index (8), attn_mask (4), head; pretrained window sizes: 8 '
+        '(source: relative_coords_table)'
     )
 
 
-def test_own_file_of_a_segmentor(tmp_path):
-    original, path = source(), tmp_path / 'iter_100.pth'
+def test_our_file_of_a_segmentor_loads(tmp_path):
+    original, path = random_model(), tmp_path / 'iter_100.pth'
     state = {f'backbone.{key}': value for key, value in original.state_dict().items()}
     torch.save({'state_dict': {**state, 'decode_head.conv.weight': torch.ones(3)}}, path)
     model = build(path)
@@ -71,8 +70,8 @@ def test_own_file_of_a_segmentor(tmp_path):
     assert_loaded(model, original, new=('nothing',))
 
 
-def test_prefix_chooses_among_several_models(tmp_path):
-    original, path = source(), tmp_path / 'two.pth'
+def test_a_prefix_chooses_among_several_models(tmp_path):
+    original, path = random_model(), tmp_path / 'two.pth'
     torch.save({f'teacher.{key}': value for key, value in official_state(original).items()}, path)
     model = build(path)
     model.init_cfg['prefix'] = 'teacher'
@@ -84,8 +83,8 @@ def test_prefix_chooses_among_several_models(tmp_path):
         model.init_weights()
 
 
-def test_stages_left_out_are_dropped_and_said(tmp_path, log_lines):
-    original = source()
+def test_stages_that_are_left_out_are_dropped_and_logged(tmp_path, log_lines):
+    original = random_model()
     model = build(save_official(original, tmp_path / 'official.pth'), out_indices=(0, 1))
     model.init_weights()
     assert_loaded(model, original, new=('norm0', 'norm1'))
@@ -94,20 +93,20 @@ def test_stages_left_out_are_dropped_and_said(tmp_path, log_lines):
     )
 
 
-def test_inside_another_module(tmp_path):
+def test_a_backbone_inside_another_module_loads(tmp_path):
     class Segmentor(BaseModule):
         def __init__(self, checkpoint):
             super().__init__()
             self.backbone = build(checkpoint)
 
-    original = source()
+    original = random_model()
     segmentor = Segmentor(save_official(original, tmp_path / 'official.pth'))
     segmentor.init_weights()
     assert_loaded(segmentor.backbone, original)
 
 
 def test_other_initializers_run_first(tmp_path):
-    original = source()
+    original = random_model()
     model = build(save_official(original, tmp_path / 'official.pth'))
     model.init_cfg = [model.init_cfg, dict(type='Constant', layer='LayerNorm', val=7.0)]
     model.init_weights()
@@ -116,8 +115,8 @@ def test_other_initializers_run_first(tmp_path):
     assert model.init_cfg[0]['type'] == 'Pretrained'
 
 
-def test_half_precision_file_loads_into_float32(tmp_path):
-    original, path = source(), tmp_path / 'half.pth'
+def test_a_half_precision_file_loads_into_float32(tmp_path):
+    original, path = random_model(), tmp_path / 'half.pth'
     torch.save(
         {
             'model': {
@@ -135,118 +134,10 @@ def test_half_precision_file_loads_into_float32(tmp_path):
     )
 
 
-@pytest.mark.parametrize('windows', [16, [16, 16, 16, 8], [12, 12, 12, 6], (6, 4)], ids=str)
-@pytest.mark.parametrize('last_ran_with', [None, (24, 24)], ids=str)
-def test_wrong_pretrained_windows_are_refused_and_the_right_named(tmp_path, windows, last_ran_with):
-    trained = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=windows)
-    torch.save({'model': official_state(trained, last_ran_with)}, tmp_path / 'w.pth')
-    with pytest.raises(CheckpointError, match='trained with other windows') as caught:
-        build(tmp_path / 'w.pth').init_weights()
-    right = eval(str(caught.value).rpartition('pretrained_window_sizes=')[2])
-    model = build(tmp_path / 'w.pth', pretrained_window_sizes=right)
-    model.init_weights()
-    assert_loaded(model, trained)
-    assert [s.pretrained_window for s in model.layers] == [
-        s.pretrained_window for s in trained.layers
-    ]
-
-
-@pytest.mark.parametrize(
-    'table',
-    [
-        torch.zeros(15, 15),
-        torch.zeros(1, 15, 15, 2),
-        torch.full((1, 15, 15, 2), torch.nan),
-        torch.full((1, 15, 15, 2), 1e6),
-        [1.0, 2.0],
-    ],
-    ids=['2-D', 'zeros', 'NaN', 'huge', 'a list'],
-)
-def test_a_table_that_tells_no_window(tmp_path, table):
-    state = official_state(source())
-    state['layers.1.blocks.0.attn.relative_coords_table'] = table
-    torch.save({'model': state}, tmp_path / 'w.pth')
-    with pytest.raises(CheckpointError, match=r'layers\.1\..*\.relative_coords_table') as caught:
-        build(tmp_path / 'w.pth').init_weights()
-    assert str(tmp_path / 'w.pth') in str(caught.value)
-
-
 @pytest.mark.parametrize('cfg', [dict(checkpoin='x.pth'), dict(checkpoint='x.pth', strict=False)])
-def test_misspelt_init_cfg(cfg):
+def test_unknown_keys_of_init_cfg_are_refused(cfg):
     with pytest.raises(TypeError, match='unexpected keyword argument'):
         SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', **cfg)).init_weights()
-
-
-# --- URLs -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A web server on this machine, and an empty torch.hub cache."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def copyfile(self, source, outputfile):
-            whole = source.read()
-            outputfile.write(whole[: len(whole) // 2] if 'cut' in self.path else whole)
-
-    served = tmp_path / 'served'
-    served.mkdir()
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    httpd = http.server.ThreadingHTTPServer(
-        ('127.0.0.1', 0), functools.partial(Quiet, directory=served)
-    )
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield served, f'http://127.0.0.1:{httpd.server_port}'
-    httpd.shutdown()
-
-
-def test_url_is_fetched_once(server, tmp_path):
-    served, url = server
-    original = source()
-    save_official(original, served / 'swinv2.pth')
-    for _ in range(2):
-        model = build(f'{url}/swinv2.pth')
-        model.init_weights()
-        assert_loaded(model, original)
-        (served / 'swinv2.pth').unlink(missing_ok=True)
-    files = [p for p in (tmp_path / 'hub' / 'checkpoints').rglob('*') if p.is_file()]
-    assert [p.name for p in files] == ['swinv2.pth']
-
-
-def test_url_that_does_not_exist(server, tmp_path):
-    with pytest.raises(ConnectionError, match=r'absent\.pth: could not be downloaded .*404'):
-        build(f'{server[1]}/absent.pth').init_weights()
-    assert not any((tmp_path / 'hub').rglob('*.pth'))
-
-
-def test_files_of_one_name_are_not_confused(server):
-    served, url = server
-    for folder, seed in (('a', 1), ('b', 2)):
-        (served / folder).mkdir()
-        original = randomize_parameters(SwinTransformerV2(SMALL_ARCH), seed)
-        save_official(original, served / folder / 'pytorch_model.bin')
-        model = build(f'{url}/{folder}/pytorch_model.bin')
-        model.init_weights()
-        assert_loaded(model, original)
-
-
-def test_download_that_is_cut_short_leaves_nothing(server, tmp_path):
-    served, url = server
-    save_official(source(), served / 'cut.pth')
-    with pytest.raises(ConnectionError, match=r'cut\.pth: could not be downloaded \(.*cut short'):
-        build(f'{url}/cut.pth').init_weights()
-    assert not [p for p in (tmp_path / 'hub').rglob('*') if p.is_file()]
-
-
-def test_hash_in_the_name_of_a_url_is_checked(server, tmp_path):
-    served, url = server
-    save_official(source(), served / 'swinv2-0123456f.pth')
-    with pytest.raises(CheckpointError, match=r'its sha256 is .* its name says 0123456f.*Nothing'):
-        build(f'{url}/swinv2-0123456f.pth').init_weights()
-    assert not [p for p in (tmp_path / 'hub').rglob('*') if p.is_file()]
 
 
 @pytest.mark.parametrize('init_type', ['Pretrained', 'mmengine.Pretrained', 'PretrainedInit'])
@@ -258,70 +149,162 @@ def test_every_spelling_of_pretrained_is_strict(tmp_path, init_type):
         model.init_weights()
 
 
-def test_unknown_scheme():
-    with pytest.raises(ValueError, match=r"got 'ftp://host/x\.pth', allowed: a path, an http"):
-        build('ftp://host/x.pth').init_weights()
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(checkpoint=''), "checkpoint: got '', allowed: a path"),
+        (dict(checkpoint=3), 'checkpoint: got 3, allowed: a path'),
+        (dict(checkpoint='x', prefix=3), 'prefix: got 3, allowed: a string or None'),
+        (dict(checkpoint='x', sha256='0123'), "sha256: got '0123', allowed: 8 to 64 hex digits"),
+        (dict(checkpoint='x', map_location='cuda'), "map_location: got 'cuda', allowed: 'cpu'"),
+    ],
+)
+def test_malformed_settings_of_init_cfg_are_refused(settings, message):
+    model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', **settings))
+    with pytest.raises((TypeError, ValueError), match=f'init_cfg: {message}'):
+        model.init_weights()
 
 
-@pytest.mark.parametrize('wrapper', ['model_state_dict', 'model_ema', 'module', 'weights'])
-def test_unusual_wrappers(tmp_path, wrapper):
-    original = source()
-    torch.save({wrapper: official_state(original), 'args': {'lr': 1}}, tmp_path / 'x.pth')
-    model = build(tmp_path / 'x.pth')
-    model.init_weights()
-    assert_loaded(model, original)
+# --- files of every format whose weights do not fit -----------------------------------------------
 
 
-def test_the_averaged_weights_beside_the_weights_are_left_and_named(tmp_path, log_lines):
-    """timm trains with both; its own loader takes state_dict unless told otherwise."""
-    original, averaged = source(), randomize_parameters(SwinTransformerV2(SMALL_ARCH), seed=5)
-    torch.save(
-        {
-            'state_dict': official_state(original),
-            'model': {'arch': 'a name'},
-            'state_dict_ema': official_state(averaged),
-        },
-        tmp_path / 'x.pth',
+def find(state, ending):
+    return next(key for key in state if key.endswith(ending))
+
+
+def fc1(state):
+    """The first linear layer of the MLP of the third stage, in any format."""
+    endings = (
+        '2.blocks.0.mlp.fc1.weight',
+        '2.blocks.0.intermediate.dense.weight',
+        'features.5.0.mlp.0.weight',
+        '2.blocks.0.ffn.layers.0.0.weight',
     )
-    model = build(tmp_path / 'x.pth')
-    model.init_weights()
-    assert_loaded(model, original)
-    assert any('attn_mask (4), head, state_dict_ema; pretrained' in line for line in log_lines)
+    return next(key for ending in endings for key in state if key.endswith(ending))
 
 
-def test_marks_of_torchs_wrappers(tmp_path):
-    original = source()
-    state = {
-        key.replace('blocks.0.', 'blocks.0._checkpoint_wrapped_module.'): value
-        for key, value in original.state_dict().items()
-    }
-    torch.save(
-        {f'module._orig_mod.{key}': value for key, value in state.items()}, tmp_path / 'x.pth'
+def remove(state):
+    key = fc1(state)
+    del state[key]
+    return f'lacks: .*{key}'
+
+
+def rename(state):
+    key = fc1(state)
+    state[key.replace('weight', 'wieght')] = state.pop(key)
+    return f'does not have: {key.replace("weight", "wieght")}'
+
+
+def remove_final_norm(state):
+    """Half of the last norm, or of the first where a headless model has no last."""
+    key = next(
+        (
+            key
+            for key in state
+            if key.endswith(('norm3.weight', '.layernorm.weight'))
+            or key in ('norm.weight', 'layernorm.weight')
+        ),
+        None,
     )
-    model = build(tmp_path / 'x.pth')
-    model.init_weights()
-    assert_loaded(model, original, new=('nothing',))
-
-
-def test_simmims_file(tmp_path):
-    original = source()
-    state = {
-        f'encoder.{key.replace("cpb_mlp", "rpe_mlp")}': value
-        for key, value in official_state(original).items()
-        if not key.startswith('head')
-    }
-    torch.save(
-        {
-            'model': {
-                **state,
-                'encoder.mask_token': torch.zeros(1, 1, 16),
-                'decoder.0.weight': torch.ones(2, 2),
-                'decoder.0.bias': torch.ones(2),
-            },
-            'epoch': 799,
-        },
-        tmp_path / 'x.pth',
+    key = key or find(
+        state,
+        'patch_embed.norm.weight' if 'layers_0' in str(state.keys()) else 'embeddings.norm.weight',
     )
-    model = build(tmp_path / 'x.pth')
-    model.init_weights()
-    assert_loaded(model, original)
+    del state[key]
+    return f'lacks: .*{key}'
+
+
+def leading_zero(state):
+    key = find(state, 'logit_scale')
+    other = re.sub(r'\.0\.', '.00.', key, count=1)
+    state[other] = state[key].clone()
+    return f'does not have: {other}'
+
+
+def beyond_float32(state):
+    key = fc1(state)
+    state[key] = state[key].to(torch.float64) * 1e200
+    return f'NaN or infinity in {key}'
+
+
+def transpose(state):
+    key = fc1(state)
+    state[key] = state[key].t().contiguous()
+    return rf'shapes differ: {key} \(32, 128\) \(backbone: \(128, 32\)\)'
+
+
+def one_block_too_many(state):
+    for key in [key for key in state if '2.blocks.1.' in key or 'features.5.1.' in key]:
+        more = key.replace('2.blocks.1.', '2.blocks.2.').replace('features.5.1.', 'features.5.2.')
+        state[more] = state[key].clone()
+    return r'the backbone lacks: .*The file holds a model of .*\(2, 1, 3, 1\)'
+
+
+def a_stage_is_missing(state):
+    for key in [key for key in state if '3.blocks.' in key or 'features.7.' in key]:
+        del state[key]
+    return r'lacks: .*The file holds a model of .*\(2, 1, 2, 0\)'
+
+
+CHANGES = [
+    remove,
+    remove_final_norm,
+    rename,
+    leading_zero,
+    transpose,
+    one_block_too_many,
+    a_stage_is_missing,
+]
+
+
+@pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize('name', NAMES)
+def test_weights_that_do_not_fit_are_refused(tmp_path, name, change):
+    state = state_of(load(name))
+    message = change(state)
+    torch.save({'state_dict': state}, tmp_path / 'x.pth')
+    assert_refused(tmp_path / 'x.pth', CheckpointError, message)
+
+
+@pytest.mark.parametrize('setting', [dict(in_channels=1), dict(patch_size=2), dict(mlp_ratio=2)])
+def test_a_file_made_with_another_setting_is_refused(tmp_path, setting):
+    torch.save(
+        SwinTransformerV2(ARCH, pretrained_window_sizes=4, **setting).state_dict(),
+        tmp_path / 'other.pth',
+    )
+    assert_refused(
+        tmp_path / 'other.pth',
+        CheckpointError,
+        f'shapes differ: .* The file was made with another {next(iter(setting))}',
+    )
+
+
+@pytest.mark.parametrize(
+    ('file', 'backbone'), [('base', 'tiny'), ('tiny', 'small'), ('small', 'base')]
+)
+def test_another_architecture_is_named(file, backbone):
+    theirs, ours = (expected_parameters(ARCHITECTURES[name]) for name in (file, backbone))
+    message = f"The file holds '{file}', the backbone is '{backbone}'"
+    with pytest.raises(CheckpointError, match=f'checkpoint x .official format.*{message}'):
+        check_weights(Converted('official', '', theirs), ours, 'x')
+
+
+# --- which parameters a file may lack or have in excess -------------------------------------------
+
+
+def test_output_norms_are_recognized_by_name():
+    assert is_output_norm('norm0.weight')
+    assert is_output_norm('norm3.bias')
+    for name in ('norm4.weight', 'norm.weight', 'patch_embed.norm.weight', 'norm0'):
+        assert not is_output_norm(name)
+
+
+@pytest.mark.parametrize('num_stages', [1, 2, 3, 4])
+def test_what_a_backbone_of_fewer_stages_lacks_is_left_out(num_stages):
+    model = SwinTransformerV2(SMALL_ARCH, out_indices=(num_stages - 1,))
+    own = model.state_dict().keys()
+    for name in expected_parameters(SMALL_ARCH):
+        if name not in own:
+            assert is_left_out(name, num_stages), name
+    for name in ('layers.4.blocks.0.norm1.weight', 'layers.0.x', 'patch_embed.x', 'head.weight'):
+        assert not is_left_out(name, num_stages), name

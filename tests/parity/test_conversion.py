@@ -132,5 +132,5 @@ def test_what_timm_uploads_is_understood(tmp_path):
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     converted = open_checkpoint(str(tmp_path / 'model.safetensors'))
     assert converted.format == 'timm'
-    assert converted.told_by == 'config.json'
-    assert converted.windows == {i: (w, w) for i, w in enumerate((16, 16, 16, 8))}
+    assert converted.window_source == 'config.json'
+    assert converted.pretrained_window_sizes == {i: (w, w) for i, w in enumerate((16, 16, 16, 8))}

@@ -47,7 +47,7 @@ def test_loads_and_gives_the_recorded_features(tmp_path, name, implementation):
     classifier = any(shape == [CLASSES] for shape in recorded['shapes'].values())
     assert set(converted.head) == ({'head.weight', 'head.bias'} if classifier else set())
     tells = 'timm' not in implementation.format
-    assert converted.windows == (dict.fromkeys(range(4), (WINDOW, WINDOW)) if tells else {})
+    assert converted.pretrained_window_sizes == (dict.fromkeys(range(4), (WINDOW, WINDOW)) if tells else {})
     model = ours_from(path, ARCH, WINDOW, pretrained_window_sizes='auto' if tells else WINDOW)
     with torch.inference_mode():
         maps = sample(stages_of(model, image())[0])
@@ -58,8 +58,7 @@ def test_loads_and_gives_the_recorded_features(tmp_path, name, implementation):
 @pytest.mark.parametrize('name', NAMES)
 def test_every_name_of_theirs_is_ours_and_back(name):
     """Through the maps alone, bit for bit: theirs -> ours -> theirs."""
-    from swinv2_backbone.checkpoints.convert import to_backbone
-    from swinv2_backbone.checkpoints.export import from_backbone
+    from swinv2_backbone.checkpoints import from_backbone, to_backbone
 
     state = state_of(load(name))
     converted = to_backbone(state, name)

@@ -143,7 +143,7 @@ DEFECTS = [
     ),
     (
         'wrapped_official_file_loads_as_nothing',
-        'checkpoints/convert.py',
+        'checkpoints/recognize.py',
         'state = content if wrapper is None else content[wrapper]',
         'state = content',
     ),

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import CheckpointError
+from swinv2_backbone.checkpoints import CheckpointError
 from swinv2_backbone.layers import attention, windows
 from swinv2_backbone.layers.attention import WindowAttention, cosine_attention
 from swinv2_backbone.layers.blocks import SwinTransformerBlock

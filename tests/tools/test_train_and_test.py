@@ -149,7 +149,7 @@ def test_train_kill_resume_test_draw(workshop, task):
     assert with_tta['most frequent class'] == results['most frequent class']
     loaded = open_checkpoint(str(checkpoint))  # as a later config's init_cfg would
     assert (loaded.format, loaded.prefix) == ('swinv2_backbone', 'backbone.')
-    assert loaded.windows == dict.fromkeys(range(4), (8, 8))
+    assert loaded.pretrained_window_sizes == dict.fromkeys(range(4), (8, 8))
     image = work_dir / 'side_by_side.png'
     assert str(image) in succeed(
         'analysis_tools/side_by_side.py',

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import arch_of
+from swinv2_backbone.checkpoints import arch_of
 from swinv2_backbone.checkpoints.files import atomic_file
 from swinv2_backbone.layers.position_bias import position_bias
 from swinv2_backbone.layers.windows import Pair

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import describe_arch
+from swinv2_backbone.checkpoints import describe_arch
 from swinv2_backbone.checkpoints.files import atomic_file
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model

@@ -1,13 +1,10 @@
-"""The backbone that a checkpoint is of, built from its weights' shapes and loaded."""
+"""The backbone of a checkpoint, built from the shapes of its weights and loaded."""
 
 import argparse
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.checkpoints.convert import Converted, arch_of
-from swinv2_backbone.checkpoints.export import mlp_ratio_of
-from swinv2_backbone.checkpoints.loading import load_into, open_checkpoint
+from swinv2_backbone.checkpoints import Converted, load_into, open_checkpoint, settings_of
 from tools.utils import cli
-from tools.utils.config_checks import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=cli.window,
         metavar='W',
         help='windows that the position bias was trained with, where the '
-        'checkpoint does not tell: a side in tokens, or one per stage as 16,16,16,8',
+        'checkpoint does not record them: a side in tokens, or one per stage as 16,16,16,8',
     )
 
 
@@ -33,7 +30,7 @@ def load_model(
 
     Args:
         args: With the arguments of :func:`add_arguments`.
-        checkpoint: Another one instead of theirs.
+        checkpoint: A checkpoint to load instead of ``args.checkpoint``.
     """
     source = checkpoint or args.checkpoint
     converted = open_checkpoint(source, args.prefix)
@@ -42,33 +39,19 @@ def load_model(
 
 
 def build_model(
-    converted: Converted, source: str, windows: int | list | str | None
+    converted: Converted, source: str, pretrained_window_sizes: int | list | str | None
 ) -> SwinTransformerV2:
-    """The backbone that weights are of, with them in it.
+    """The backbone of a checkpoint, with its weights loaded.
 
     Args:
         converted: The weights.
         source: Where they came from, for messages.
-        windows: Its ``pretrained_window_sizes``.
+        pretrained_window_sizes: As in the backbone's constructor.
 
     Raises:
-        UserError: If they are not all of a backbone.
+        CheckpointError: If the weights are only part of a backbone, or do not fit.
     """
-    convolution = converted.state.get('patch_embed.proj.weight')
-    arch = arch_of(converted.state)
-    if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
-        raise UserError(f'{source}: has no whole patch embedding ({converted.format} format)')
-    if 0 in arch['depths'] or 0 in arch['num_heads']:
-        raise UserError(
-            f'{source}: has not all four stages (blocks: {arch["depths"]}); a part of '
-            'the model is of no use here'
-        )
-    model = SwinTransformerV2(
-        arch=arch,
-        in_channels=convolution.shape[1],
-        patch_size=convolution.shape[-1],
-        mlp_ratio=mlp_ratio_of(converted.state),
-        pretrained_window_sizes=windows,
-    )
+    settings = settings_of(converted.state, f'checkpoint {source} ({converted.format} format)')
+    model = SwinTransformerV2(**settings, pretrained_window_sizes=pretrained_window_sizes)
     load_into(model, converted, source)
     return model
