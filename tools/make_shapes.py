@@ -1,8 +1,8 @@
 """Make the shapes data set: overlapping shapes of four kinds over textured backgrounds.
 
 One folder serves both tasks: `images/{train,val}`, `semseg/{train,val}` (label maps) and
-`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). A kind has a favourite
-colour, but the colours of neighbouring kinds overlap, so colour alone does not tell them apart.
+`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). Each kind has a typical
+hue, but the hues of neighboring kinds overlap: by hue alone one shape in twenty is mistaken.
 The same arguments give the same files.
 """
 
@@ -19,16 +19,19 @@ from pycocotools import mask as rle
 CLASSES = ('background', 'circle', 'square', 'triangle', 'star')
 _MIN_VISIBLE = 0.25  # A shape of which others hide more than 1 - this is left out.
 _MIN_AREA = 40       # Pixels.
+# Corners of each kind, and its radius relative to the drawn one: all kinds get similar areas.
+_OUTLINES = {'circle': (40, 0.9), 'square': (4, 1.1), 'triangle': (3, 1.3), 'star': (10, 1.3)}
+_STAR_INNER = 0.45   # Inner radius of a star, relative to its outer.
 
 
-def outline(kind: str, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
+def outline(kind: str, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """Corners ``(n, 2)`` of a shape, (x, y) in pixels."""
-    corners = {'circle': 40, 'square': 4, 'triangle': 3, 'star': 10}[kind]
+    corners, scale = _OUTLINES[kind]
     turn = angle + 2 * np.pi * np.arange(corners) / corners
-    reach = np.full(corners, radius)
+    reach = np.full(corners, scale * radius)
     if kind == 'star':
-        reach[1::2] *= 0.4
-    return centre + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
+        reach[1::2] *= _STAR_INNER
+    return center + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -40,27 +43,30 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
     return total / 3**0.5
 
 
-def colour(rng: np.random.Generator, kind: int | None) -> np.ndarray:
-    """A BGR colour: any for the background (None), around the kind's own hue for a shape."""
-    hue = rng.uniform(0, 180) if kind is None else (45 * kind + rng.normal(0, 14)) % 180
-    saturation = rng.uniform(20, 120) if kind is None else rng.uniform(90, 200)
-    pixel = np.uint8([[[hue, saturation, rng.uniform(70, 210)]]])
+def color(rng: np.random.Generator, kind: int | None) -> np.ndarray:
+    """A BGR color: dull for the background (None), vivid and around its typical hue for a kind."""
+    if kind is None:
+        hue, saturation, value = rng.uniform((0, 0, 50), (180, 60, 130))
+    else:
+        hue = (45 * kind + rng.normal(0, 11)) % 180
+        saturation, value = rng.uniform(120, 230, 2)
+    pixel = np.uint8([[[hue, saturation, value]]])
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
-def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
-    """One picture.
+def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
+    """Draw one image of at most five shapes; one that would hide another is left out.
 
     Returns:
-        The picture, uint8 BGR ``(size, size, 3)``, and for each shape its class index and the
-        boolean mask ``(size, size)`` of what of it is to be seen.
+        The image, uint8 BGR ``(size, size, 3)``, and for each shape its class index and the
+        boolean mask ``(size, size)`` of its visible part.
     """
-    canvas = colour(rng, None) + 18 * texture(rng, size)[..., None]
+    canvas = color(rng, None) + 12 * texture(rng, size)[..., None]
     shapes = []
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(2, 6)):
         kind = int(rng.integers(1, len(CLASSES)))
-        corners = outline(CLASSES[kind], rng.uniform(0, size, 2), size * rng.uniform(0.09, 0.24),
-                          rng.uniform(0, 2 * np.pi))
+        corners = outline(CLASSES[kind], size * rng.uniform(0.1, 0.9, 2),
+                          size * rng.uniform(0.12, 0.26), rng.uniform(0, 2 * np.pi))
         mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [corners.round().astype(np.int32)], 1)
         mask = mask.astype(bool)
         if mask.sum() < _MIN_AREA or any(
@@ -69,20 +75,20 @@ def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[
             continue
         shapes = [(k, old & ~mask, whole) for k, old, whole in shapes]
         shapes.append((kind, mask, mask.sum()))
-        canvas[mask] = (colour(rng, kind) + 14 * texture(rng, size)[..., None])[mask]
+        canvas[mask] = (color(rng, kind) + 10 * texture(rng, size)[..., None])[mask]
     canvas += rng.normal(0, 5, canvas.shape)
     return canvas.clip(0, 255).astype(np.uint8), [(kind, mask) for kind, mask, _ in shapes]
 
 
 def write_split(out: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Write the pictures, label maps and annotations of one split."""
+    """Write the images, label maps and annotations of one split."""
     for folder in ('images', 'semseg'):
         (out / folder / split).mkdir(parents=True)
     images, annotations = [], []
     for index in range(count):
-        # A generator of its own for each picture: a longer data set begins like a shorter one.
+        # A generator of its own for each image: a longer data set begins like a shorter one.
         rng = np.random.default_rng([seed, split == 'val', index])
-        picture, shapes = draw_picture(rng, size)
+        image, shapes = draw_image(rng, size)
         labels = np.zeros((size, size), np.uint8)
         name = f'{index:05d}.png'
         for kind, mask in shapes:
@@ -93,7 +99,7 @@ def write_split(out: Path, split: str, count: int, size: int, seed: int) -> None
                 area=float(mask.sum()), bbox=rle.toBbox(encoded).tolist(),
                 segmentation=dict(size=[size, size], counts=encoded['counts'].decode())))
         images.append(dict(id=index + 1, file_name=name, width=size, height=size))
-        cv2.imwrite(str(out / 'images' / split / name), picture)
+        cv2.imwrite(str(out / 'images' / split / name), image)
         cv2.imwrite(str(out / 'semseg' / split / name), labels)
     (out / 'annotations').mkdir(exist_ok=True)
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES) if i]
@@ -130,9 +136,9 @@ def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, default=Path('data/shapes'))
-    parser.add_argument('--train', type=int, default=400, help='training pictures')
-    parser.add_argument('--val', type=int, default=40, help='validation pictures')
-    parser.add_argument('--size', type=int, default=128, help='side of a picture in pixels')
+    parser.add_argument('--train', type=int, default=800, help='training images')
+    parser.add_argument('--val', type=int, default=100, help='validation images')
+    parser.add_argument('--size', type=int, default=128, help='side of an image in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     for name, least in (('train', 1), ('val', 1), ('size', 32), ('seed', 0)):
@@ -142,7 +148,7 @@ def main():
         made = make_shapes(**vars(args))
     except (ValueError, OSError) as error:
         sys.exit(f'make_shapes.py: error: {error}')
-    print(f'{args.out}: {args.train} training and {args.val} validation pictures '
+    print(f'{args.out}: {args.train} training and {args.val} validation images '
           f'({"made" if made else "already there"})')
 
 
