@@ -44,12 +44,12 @@ def test_masks_and_label_maps_agree(shapes):
     for split in ('train', 'val'):
         coco = json.loads((shapes / 'annotations' / f'instances_{split}.json').read_text())
         assert [c['name'] for c in coco['categories']] == list(CLASSES[1:])
-        for image in coco['images']:
-            labels = cv2.imread(str(shapes / 'semseg' / split / image['file_name']), -1)
-            pixels = cv2.imread(str(shapes / 'images' / split / image['file_name']))
-            assert pixels.shape == (64, 64, 3)
+        for entry in coco['images']:
+            labels = cv2.imread(str(shapes / 'semseg' / split / entry['file_name']), -1)
+            image = cv2.imread(str(shapes / 'images' / split / entry['file_name']))
+            assert image.shape == (64, 64, 3)
             rebuilt = np.zeros_like(labels)
-            for a in (a for a in coco['annotations'] if a['image_id'] == image['id']):
+            for a in (a for a in coco['annotations'] if a['image_id'] == entry['id']):
                 mask = rle.decode(a['segmentation']).astype(bool)
                 assert not rebuilt[mask].any(), 'visible parts do not overlap'
                 assert a['area'] == mask.sum() >= 16

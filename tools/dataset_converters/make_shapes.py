@@ -1,8 +1,8 @@
 """Make the shapes data set: overlapping shapes of four kinds over textured backgrounds.
 
 One folder serves both tasks: `images/{train,val}`, `semseg/{train,val}` (label maps) and
-`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). A kind has a favorite
-color, but the colors of neighboring kinds overlap, so color alone does not tell them apart.
+`annotations/instances_{train,val}.json` (COCO's format, masks as RLE). Each kind has a typical
+hue, but the hues of neighboring kinds overlap: by hue alone one shape in twenty is mistaken.
 The same arguments give the same files.
 """
 
@@ -19,15 +19,18 @@ from pycocotools import mask as rle
 CLASSES = ('background', 'circle', 'square', 'triangle', 'star')
 _MIN_VISIBLE = 0.25  # A shape of which others hide more than 1 - this is left out.
 _MIN_AREA = 40  # Pixels.
+# Corners of each kind, and its radius relative to the drawn one: all kinds get similar areas.
+_OUTLINES = {'circle': (40, 0.9), 'square': (4, 1.1), 'triangle': (3, 1.3), 'star': (10, 1.3)}
+_STAR_INNER = 0.45  # Inner radius of a star, relative to its outer.
 
 
 def outline(kind: str, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """Corners ``(n, 2)`` of a shape, (x, y) in pixels."""
-    corners = {'circle': 40, 'square': 4, 'triangle': 3, 'star': 10}[kind]
+    corners, scale = _OUTLINES[kind]
     turn = angle + 2 * np.pi * np.arange(corners) / corners
-    reach = np.full(corners, radius)
+    reach = np.full(corners, scale * radius)
     if kind == 'star':
-        reach[1::2] *= 0.4
+        reach[1::2] *= _STAR_INNER
     return center + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
 
 
@@ -41,28 +44,31 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def color(rng: np.random.Generator, kind: int | None) -> np.ndarray:
-    """A BGR color: any for the background (None), around the kind's own hue for a shape."""
-    hue = rng.uniform(0, 180) if kind is None else (45 * kind + rng.normal(0, 14)) % 180
-    saturation = rng.uniform(20, 120) if kind is None else rng.uniform(90, 200)
-    pixel = np.uint8([[[hue, saturation, rng.uniform(70, 210)]]])
+    """A BGR color: dull for the background (None), vivid and around its typical hue for a kind."""
+    if kind is None:
+        hue, saturation, value = rng.uniform((0, 0, 50), (180, 60, 130))
+    else:
+        hue = (45 * kind + rng.normal(0, 11)) % 180
+        saturation, value = rng.uniform(120, 230, 2)
+    pixel = np.uint8([[[hue, saturation, value]]])
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
 def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
-    """One image.
+    """Draw one image of at most five shapes; one that would hide another is left out.
 
     Returns:
         The image, uint8 BGR ``(size, size, 3)``, and for each shape its class index and the
-        boolean mask ``(size, size)`` of what of it is to be seen.
+        boolean mask ``(size, size)`` of its visible part.
     """
-    canvas = color(rng, None) + 18 * texture(rng, size)[..., None]
+    canvas = color(rng, None) + 12 * texture(rng, size)[..., None]
     shapes = []
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(2, 6)):
         kind = int(rng.integers(1, len(CLASSES)))
         corners = outline(
             CLASSES[kind],
-            rng.uniform(0, size, 2),
-            size * rng.uniform(0.09, 0.24),
+            size * rng.uniform(0.1, 0.9, 2),
+            size * rng.uniform(0.12, 0.26),
             rng.uniform(0, 2 * np.pi),
         )
         mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [corners.round().astype(np.int32)], 1)
@@ -73,7 +79,7 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tu
             continue
         shapes = [(k, old & ~mask, whole) for k, old, whole in shapes]
         shapes.append((kind, mask, mask.sum()))
-        canvas[mask] = (color(rng, kind) + 14 * texture(rng, size)[..., None])[mask]
+        canvas[mask] = (color(rng, kind) + 10 * texture(rng, size)[..., None])[mask]
     canvas += rng.normal(0, 5, canvas.shape)
     return canvas.clip(0, 255).astype(np.uint8), [(kind, mask) for kind, mask, _ in shapes]
 
@@ -144,8 +150,8 @@ def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, default=Path('data/shapes'))
-    parser.add_argument('--train', type=int, default=400, help='training images')
-    parser.add_argument('--val', type=int, default=40, help='validation images')
+    parser.add_argument('--train', type=int, default=800, help='training images')
+    parser.add_argument('--val', type=int, default=100, help='validation images')
     parser.add_argument('--size', type=int, default=128, help='side of an image in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
