@@ -1,4 +1,4 @@
-"""The score of a predictor that learned nothing: the most frequent class, everywhere."""
+"""The majority baseline: the score of predicting the most frequent class everywhere."""
 
 import contextlib
 import io
@@ -12,10 +12,10 @@ from mmengine.registry import DATASETS, DefaultScope
 
 
 def majority_baseline(cfg: Config) -> dict[str, float]:
-    """Score it on a config's test data.
+    """Scores of the majority baseline on the test data of a config.
 
     Args:
-        cfg: A config of mmseg's or mmdet's.
+        cfg: A config of mmseg or mmdet.
 
     Returns:
         Metrics under the names that the toolbox's own metric gives them: mIoU, mAcc, aAcc in
@@ -27,6 +27,7 @@ def majority_baseline(cfg: Config) -> dict[str, float]:
 
 
 def _segmentation(dataset: BaseDataset) -> dict[str, float]:
+    """Every pixel predicted as the class of the most pixels."""
     from mmseg.evaluation import IoUMetric
 
     classes, ignored = len(dataset.metainfo['classes']), 255
@@ -50,6 +51,7 @@ def _segmentation(dataset: BaseDataset) -> dict[str, float]:
 
 
 def _detection(dataset: BaseDataset) -> dict[str, float]:
+    """One object per image, all of it, predicted as the class of the most objects."""
     from pycocotools import mask as rle
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
