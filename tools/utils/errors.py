@@ -1,4 +1,4 @@
-"""Mistakes of the user, which end a script with one line, told apart from bugs, which don't."""
+"""Distinguishing mistakes of the user, which end a script with one line, from bugs."""
 
 import difflib
 import dis
@@ -38,12 +38,12 @@ def first_line(error: BaseException) -> str:
 def is_user_mistake(error: BaseException) -> bool:
     """Whether an exception before the first batch is about what the user asked for.
 
-    That is so for the classes that mean nothing else, and for anything raised while torch reads a
-    file. A ValueError, TypeError or KeyError may as well be a bug. It counts as a mistake of the
-    user only if a ``raise`` or ``assert`` statement of OpenMMLab, or a ``raise`` of this package,
-    made it: then it was checked for, and its message is written for the user. One that an
-    operation ended in (a failed look-up, say) was not expected by anyone. The exception to that
-    are arguments in a config that an OpenMMLab class does not take.
+    UserError, CheckpointError and OSError always are, and so is whatever torch raises while it
+    reads a checkpoint. A ValueError, TypeError or KeyError may also come from a bug. It is the
+    user's if a ``raise`` statement of this package or OpenMMLab (there also an ``assert``) made it:
+    then the code checked for it and has a message for the user. It is a bug if an operation made
+    it, such as a failed look-up. Only one such operation is the user's: OpenMMLab calls a class
+    with arguments that it does not take, because these come from the config.
     """
     if isinstance(error, (UserError, CheckpointError, OSError)):
         return True
