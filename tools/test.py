@@ -17,7 +17,7 @@ from tools.utils.config_checks import check_data
 from tools.utils.cost import CostHook
 from tools.utils.errors import UserError
 from tools.utils.results import results_table, write_results
-from tools.utils.runner import execute, load_config, use_checkpoint
+from tools.utils.runner import execute, load_config, test_evaluators, use_checkpoint
 
 
 def parse_args():
@@ -56,7 +56,7 @@ def apply_options(cfg: Config, args) -> None:
         UserError: If the config does not allow an option.
     """
     if args.baseline and cfg.default_scope == 'mmpretrain':
-        raise UserError('--baseline: allowed for segmentors and detectors')
+        raise UserError('--baseline: got a config of mmpretrain, allowed: of mmseg or mmdet')
     args.checkpoint = use_checkpoint(cfg, args.checkpoint)
     for option in ('out', 'show_dir'):
         if getattr(args, option) and len(args.window_size) > 1:
@@ -89,13 +89,8 @@ def show_images(cfg: Config, folder: str) -> None:
         cfg.visualizer.save_dir = folder
 
 
-def evaluators(cfg: Config) -> list:
-    """The test evaluators of a config, which may have one or several."""
-    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-
-
 def use_tta(cfg: Config) -> None:
-    """Wrap the model and the pipeline for test-time augmentation."""
+    """Replace model and pipeline by those for test-time augmentation."""
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise UserError(f'--tta: the config lacks {" and ".join(missing)}')
@@ -107,7 +102,7 @@ def use_tta(cfg: Config) -> None:
             import tools.utils.tta  # noqa: F401  registers BoxTTAModel
 
             cfg.model.type = 'BoxTTAModel'
-        for evaluator in evaluators(cfg):
+        for evaluator in test_evaluators(cfg):
             if evaluator.type == 'CocoMetric':
                 evaluator.metric = ['bbox']
 
@@ -115,14 +110,14 @@ def use_tta(cfg: Config) -> None:
 def save_predictions(cfg: Config, out: str) -> None:
     """Have the toolbox write the predictions to a file or folder, in its own format."""
     if cfg.default_scope == 'mmseg':
-        for evaluator in evaluators(cfg):
+        for evaluator in test_evaluators(cfg):
             if evaluator.type == 'IoUMetric':
                 evaluator.output_dir = out
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f"--out: got '{out}', allowed with {cfg.default_scope}: a .pkl file")
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    cfg.test_evaluator = [*evaluators(cfg), dict(type=dump, out_file_path=out)]
+    cfg.test_evaluator = [*test_evaluators(cfg), dict(type=dump, out_file_path=out)]
 
 
 def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, dict]]:

@@ -9,6 +9,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 
+from tools.utils.runner import test_evaluators
+
 
 def majority_baseline(cfg: Config) -> dict[str, float]:
     """Scores of the majority baseline on the test data of a config, by its own metrics.
@@ -20,11 +22,10 @@ def majority_baseline(cfg: Config) -> dict[str, float]:
         Scores by the names that the toolbox's metric gives them.
     """
     predictions = _whole_boxes if cfg.default_scope == 'mmdet' else _label_maps
-    configs = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     scores = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        metrics = [METRICS.build(config) for config in configs]
+        metrics = [METRICS.build(config) for config in test_evaluators(cfg)]
         for metric in metrics:
             metric.dataset_meta = dataset.metainfo
         for sample in predictions(dataset):

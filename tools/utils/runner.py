@@ -109,6 +109,11 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> str:
     return checkpoint
 
 
+def test_evaluators(cfg: Config) -> list:
+    """The test evaluators of a config, which may have one or several."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
 def bare_model(model: nn.Module) -> nn.Module:
     """The model inside of wrappers for distribution and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

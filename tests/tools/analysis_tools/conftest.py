@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from swinv2_backbone import SwinTransformerV2
+from tests.helpers.classifier import save_classifier
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 COLORS = [
@@ -18,17 +19,6 @@ COLORS = [
     (5, 5, 5),
     (250, 250, 250),
 ]
-
-
-def save_classifier(path, model, weight, bias):
-    """Write a file as tools/train.py writes it for an ImageClassifier."""
-    state = {
-        f'backbone.{key}': value
-        for key, value in model.state_dict().items()
-        if not key.startswith(('norm0', 'norm1', 'norm2'))
-    }
-    state |= {'head.fc.weight': weight, 'head.fc.bias': bias}
-    torch.save({'state_dict': state}, path)
 
 
 @pytest.fixture(scope='session')

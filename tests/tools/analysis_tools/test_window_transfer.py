@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.helpers.classifier import save_classifier
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
 from tests.helpers.scripts import call, error_line
-from tests.tools.analysis_tools.conftest import save_classifier
 
 Image = pytest.importorskip('PIL.Image')
 
