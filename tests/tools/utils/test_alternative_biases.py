@@ -31,7 +31,7 @@ def _no_grad():
 
 
 def test_bias_table(cpb_mlp):
-    own, table = position_bias(cpb_mlp, PRETRAINED, PRETRAINED), None
+    own = position_bias(cpb_mlp, PRETRAINED, PRETRAINED)
     table = bias_table(cpb_mlp, PRETRAINED, PRETRAINED)
     assert table.shape == (2, 15, 15)
     assert torch.equal(table[:, 7, 7], own[:, 20, 20])
@@ -50,7 +50,8 @@ def test_interpolated_table(cpb_mlp):
 def test_linear_bias_equals_the_own_at_the_pretrained_window(cpb_mlp, side):
     window = (side, side)
     own = position_bias(cpb_mlp, window, window)
-    torch.testing.assert_close(linear_bias(cpb_mlp, window, window), own, rtol=0, atol=1e-2)
+    # The logits of biases within a millionth of 0 or 16 are clamped; twice that is allowed.
+    torch.testing.assert_close(linear_bias(cpb_mlp, window, window), own, rtol=0, atol=2 * 16e-6)
 
 
 def test_linear_bias_at_another_window(cpb_mlp):
