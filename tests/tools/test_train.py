@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from swinv2_backbone.checkpoints.loading import open_checkpoint
+from swinv2_backbone import SwinTransformerV2
 from tools import test, train
 
 TASKS = ('segmentation', 'detection')
@@ -49,9 +49,15 @@ def test_killed_training_resumes(tasks, tmp_path, task):
     call(test.main, config, tmp_path, '--work-dir', tmp_path)
     written = json.loads((tmp_path / 'test_results.json').read_text())
     assert written['checkpoint'] == str(tmp_path / 'iter_6.pth')
-    loaded = open_checkpoint(written['checkpoint'])  # as a later config's init_cfg would
-    assert (loaded.format, loaded.prefix) == ('swinv2_backbone', 'backbone.')
-    assert loaded.windows == dict.fromkeys(range(4), (8, 8))
+
+    # The file can start another training, and records its pretrained window sizes.
+    cfg = Config.fromfile(config).model.backbone
+    del cfg['type']
+    cfg.update(window_size=4, pretrained_window_sizes='auto')
+    cfg.init_cfg = dict(type='Pretrained', checkpoint=written['checkpoint'])
+    backbone = SwinTransformerV2(**cfg)
+    backbone.init_weights()
+    assert [stage.pretrained_window for stage in backbone.layers] == [(8, 8)] * 4
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,7 @@ def test_two_processes(tasks, tmp_path, task):
     config.write_text(
         f"_base_ = '{tasks.configs[task]}'\n"
         "model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)\n"
+        'train_cfg = dict(max_iters=2, val_interval=2)\n'
     )
     script = 'tests/helpers/run_two_processes.py'
     output = succeed(script, config, tmp_path / 'work', cwd=tmp_path)

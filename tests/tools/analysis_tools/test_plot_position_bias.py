@@ -15,11 +15,11 @@ from tools.analysis_tools import plot_position_bias
 
 
 def test_files(known, tmp_path):
-    options = '--window', '4', '6x3', '--layers', '1.0', '3.1', '--compare', known.checkpoint
+    options = '--window', '4', '6x3', '--layers', '1.0', '--compare', known.checkpoint
     out = tmp_path / 'bias.png', tmp_path / 'bias.pdf'
     arguments = known.checkpoint, '--pretrained-window-sizes', 8, *options, '--out', *out
     call(plot_position_bias.main, *arguments)
-    assert Image.open(out[0]).width > 500
+    assert Image.open(out[0]).width > 300
     assert out[1].read_bytes().startswith(b'%PDF')
 
 
