@@ -1,4 +1,4 @@
-"""Real images through the configs' own pipelines; skipped where the data is not."""
+"""Real images pass through the pipelines of the nuclei configs; skipped without the data."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PLACES = [ROOT / 'data/nuclei', ROOT.parent / 'shared/data/nuclei']
 DATA = next((place for place in PLACES if place.is_dir()), None)
 
-pytestmark = pytest.mark.skipif(DATA is None, reason='data/nuclei is not there')
+pytestmark = pytest.mark.skipif(DATA is None, reason='needs data/nuclei')
 
 
 def dataset(config, loader, toolbox):
@@ -38,7 +38,7 @@ def test_both_tasks_read_the_same_folder(loader, count):
             assert sample['inputs'].shape[1:] == (128, 128)
 
 
-def test_masks_of_instances_make_up_the_label_map():
+def test_the_union_of_the_masks_is_the_label_map():
     _, maps = dataset('segmentation/upernet_swinv2_tiny_nuclei.py', 'val_dataloader', 'mmseg')
     _, instances = dataset('detection/mask_rcnn_swinv2_tiny_nuclei.py', 'val_dataloader', 'mmdet')
     label_maps = {

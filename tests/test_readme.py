@@ -1,4 +1,4 @@
-"""What the README points to is there, and what it says to type exists."""
+"""The links of the README lead to files, and its commands name files and targets that exist."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def test_links_lead_somewhere():
+def test_links_lead_to_files():
     links = [link for link in re.findall(r'\]\(([^)#]+)\)', README) if '://' not in link]
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_nothing_is_left_to_fill_in():
+def test_no_placeholder_is_left():
     assert '@@' not in README
 
 

@@ -1,4 +1,4 @@
-"""Train a model: mmseg's, mmdet's and mmpretrain's configs alike."""
+"""Train a model from a config of mmseg, mmdet or mmpretrain."""
 
 import sys
 from pathlib import Path
@@ -11,12 +11,13 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from tools.utils import cli
-from tools.utils.config_checks import UserError, check_data
+from tools.utils.config_checks import check_data
+from tools.utils.errors import UserError
+from tools.utils.runner import execute, latest_checkpoint, load_config
 
 
 def parse_args():
     parser = cli.make_parser(__doc__)
-    parser.add_argument('config', help='config file')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
@@ -28,13 +29,17 @@ def parse_args():
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest in the work dir',
+        help='resume from this checkpoint, or from the latest in the work dir',
     )
     return parser.parse_args()
 
 
 def apply_options(cfg: Config, args) -> None:
-    """Write the command line's wishes into the config."""
+    """Apply the command-line options to the config.
+
+    Raises:
+        UserError: If the config does not allow an option.
+    """
     if args.amp:
         if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise UserError(
@@ -50,10 +55,10 @@ def apply_options(cfg: Config, args) -> None:
                 'base_batch_size=...), the batch size its learning rate is for'
             )
         scale.enable = True
-        # mmengine compares it with the batch of one forward, whatever is accumulated.
+        # mmengine compares it with the batch of one forward, without the accumulated ones.
         scale.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     if args.resume == 'auto':
-        latest = cli.latest_checkpoint(cfg.work_dir)
+        latest = latest_checkpoint(cfg.work_dir)
         cfg.resume = latest is not None
         cfg.load_from = latest or cfg.get('load_from')
     elif args.resume is not None:
@@ -61,17 +66,17 @@ def apply_options(cfg: Config, args) -> None:
             raise UserError(f"--resume: checkpoint '{args.resume}' does not exist")
         cfg.resume, cfg.load_from = True, args.resume
     if cfg.get('resume') and cfg.model.get('backbone', {}).get('init_cfg'):
-        cfg.model.backbone.init_cfg = None  # The checkpoint replaces what it would fetch.
+        cfg.model.backbone.init_cfg = None  # The checkpoint replaces those weights.
 
 
 def report_batch_size(cfg: Config) -> None:
-    """Print the effective batch size: the commonest cause of results that cannot be reproduced."""
+    """Log the effective batch size, the most common cause of results that cannot be reproduced."""
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     processes = get_world_size()
     per_process = cfg.train_dataloader.get('batch_size', 1)
     effective = per_process * processes * accumulated
     line = (
-        f'effective batch size: {effective} = {per_process} a process x {processes} processes '
+        f'effective batch size: {effective} = {per_process} per process x {processes} processes '
         f'x {accumulated} accumulated'
     )
     scale = cfg.get('auto_scale_lr') or {}
@@ -85,7 +90,7 @@ def report_batch_size(cfg: Config) -> None:
 
 def main():
     args = parse_args()
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     apply_options(cfg, args)
     check_data(cfg, 'train_dataloader', *(['val_dataloader'] if cfg.get('val_cfg') else []))
 
@@ -93,7 +98,7 @@ def main():
         report_batch_size(cfg)
         runner.train()
 
-    cli.execute(cfg, train, whole_checkpoint=bool(cfg.get('resume')))
+    execute(cfg, train, strict=bool(cfg.get('resume')))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""Train with two processes on CPUs: what `--launcher pytorch` does, with gloo instead of nccl.
+"""Train with two processes on CPUs, as `--launcher pytorch` does on GPUs, with gloo for nccl.
 
-mmengine's own launcher asks for a GPU, so the process group is made here first; it then uses it.
+mmengine's own launcher requires a GPU. It uses a process group that exists, so one is made first.
 """
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
-def work(rank, config, work_dir):
+def work(rank, port, config, work_dir):
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE='2',
         MASTER_ADDR='127.0.0.1',
-        MASTER_PORT='29517',
+        MASTER_PORT=str(port),
     )
     dist.init_process_group('gloo')
     from tools import train
@@ -31,4 +32,6 @@ def work(rank, config, work_dir):
 
 
 if __name__ == '__main__':
-    mp.spawn(work, args=tuple(sys.argv[1:]), nprocs=2)
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, *sys.argv[1:]), nprocs=2)

@@ -1,4 +1,4 @@
-"""Draw the four feature maps of an image at several windows: principal components as colors."""
+"""Draw the feature maps of an image at several windows, as colors of principal components."""
 
 import argparse
 import sys
@@ -11,16 +11,14 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.files import atomic_file
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model
-from tools.utils.images import normalized, open_image
-
-_SUFFIXES = ('.png', '.pdf')
+from tools.utils.images import open_image, to_tensor
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,40 +34,27 @@ def parse_args() -> argparse.Namespace:
         help='in tokens: a side as 16, HEIGHTxWIDTH, or one per stage as 16,16,16,8',
     )
     parser.add_argument(
-        '--size',
-        type=cli.positive,
-        default=512,
-        help='short side in pixels to which the image is scaled',
+        '--size', type=cli.positive, default=512, help='short side of the scaled image in pixels'
     )
     parser.add_argument(
         '--out',
-        type=Path,
+        type=cli.file_type('.png', '.pdf'),
         default=Path('work_dirs/features.png'),
         help='the file to write, .png or .pdf',
     )
-    args = parser.parse_args()
-    if args.out.suffix not in _SUFFIXES:
-        parser.error(f"--out: got '{args.out}', allowed: a {' or '.join(_SUFFIXES)} file")
-    return args
-
-
-def scaled(image: Image.Image, size: int) -> Image.Image:
-    """An image with this short side."""
-    scale = size / min(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return parser.parse_args()
 
 
 def colors(maps: list[Tensor]) -> list[Tensor]:
-    """Maps ``(C, H, W)`` as images ``(H, W, 3)`` from 0 to 1.
+    """Feature maps ``(C, H, W)`` as images ``(H, W, 3)`` with values from 0 to 1.
 
-    Red, green and blue are the first three principal components of all of them together, so that
-    a color means the same in each; the outermost hundredth at either end is cut off.
+    Red, green and blue are the first three principal components of all maps together, so that
+    a color means the same in each; the lowest and the highest percent are clipped.
     """
     tokens = torch.cat([each.flatten(1).t() for each in maps]).double()
     tokens -= tokens.mean(0)
-    # From the covariance: there are many tokens and few channels. The sign of a component means
-    # nothing; the largest entry is made positive, or it would differ from machine to machine.
+    # From the covariance, because there are many tokens and few channels. The sign of a component
+    # is arbitrary and depends on the machine, so the largest entry is made positive.
     basis = torch.linalg.eigh(tokens.t() @ tokens).eigenvectors.flip(1)[:, :3]
     basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
     parts = tokens @ basis
@@ -90,7 +75,7 @@ def colors(maps: list[Tensor]) -> list[Tensor]:
 def feature_maps(
     model: SwinTransformerV2, image: Tensor, windows: list[cli.Window]
 ) -> list[list[Tensor]]:
-    """The maps ``(C, H, W)`` of each stage, for each window."""
+    """For each window, the map ``(C, H, W)`` of each stage."""
     found = []
     for window in windows:
         with model.window_size_as(window.size):
@@ -98,15 +83,15 @@ def feature_maps(
     return found
 
 
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    """How far maps are from each other, relative to the second."""
-    return ((ours - theirs).norm() / theirs.norm()).item()
+def distance(maps: Tensor, reference: Tensor) -> float:
+    """The norm of the difference, relative to the norm of the reference."""
+    return ((maps - reference).norm() / reference.norm()).item()
 
 
 def draw(
     image: Image.Image, maps: list[list[Tensor]], windows: list[cli.Window], title: str
 ) -> plt.Figure:
-    """A row for each window: the image, then a map of each stage."""
+    """A figure with one row per window: the image, then the map of each stage."""
     stages = len(maps[0])
     height = 2.3 * image.height / image.width + 0.4
     figure, grid = plt.subplots(
@@ -126,7 +111,7 @@ def draw(
             size = maps[index][stage].shape
             name = f'stage {stage + 1}: {size[1]} x {size[2]} tokens'
             if index:
-                name += f'\nmoved by {distance(maps[index][stage], maps[0][stage]):.0%}'
+                name += f'\nchanged by {distance(maps[index][stage], maps[0][stage]):.0%}'
             axes.set_title(name, fontsize=8)
     for axes in grid.flat:
         axes.set_xticks([])
@@ -138,8 +123,9 @@ def draw(
 def main() -> None:
     args = parse_args()
     model, _ = load_model(args)
-    image = scaled(open_image(args.image), args.size)
-    maps = feature_maps(model, normalized(image), args.windows)
+    image = open_image(args.image)
+    image = ImageOps.scale(image, args.size / min(image.size))  # bicubic
+    maps = feature_maps(model, to_tensor(image), args.windows)
     figure = draw(
         image,
         maps,

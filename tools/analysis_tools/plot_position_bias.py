@@ -1,4 +1,4 @@
-"""Draw the position bias of a checkpoint: what the center token of a window adds to its logits."""
+"""Draw the position bias of a checkpoint from the center token of a window to every token."""
 
 import argparse
 import re
@@ -22,17 +22,18 @@ from swinv2_backbone.layers.position_bias import position_bias
 from swinv2_backbone.layers.windows import Pair
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model
-from tools.utils.config_checks import UserError
+from tools.utils.errors import UserError
 
-_SUFFIXES = ('.png', '.pdf')
-_HEADS_A_ROW = 12
+_HEADS_PER_ROW = 12
 
 
 def layer(text: str) -> Pair:
-    """An argparse type: '1.0', stage and block, from 0."""
+    """An argparse type: stage and block, counted from 0, as '1.0'."""
     found = re.fullmatch(r'(\d+)\.(\d+)', text)
     if not found:
-        raise argparse.ArgumentTypeError(f"got '{text}', allowed: STAGE.BLOCK as 0.1, from 0")
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', allowed: STAGE.BLOCK, counted from 0, as 0.1"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -53,24 +54,21 @@ def parse_args() -> argparse.Namespace:
         type=layer,
         default=[(0, 0)],
         metavar='STAGE.BLOCK',
-        help='from 0; all their heads are drawn',
+        help='counted from 0; all heads of each are drawn',
     )
     parser.add_argument(
         '--compare',
         metavar='OTHER',
-        help='another checkpoint, drawn below, as one after fine-tuning',
+        help='another checkpoint, such as the fine-tuned one; its rows alternate with the first',
     )
     parser.add_argument(
         '--out',
         nargs='+',
-        type=Path,
+        type=cli.file_type('.png', '.pdf'),
         default=[Path('work_dirs/bias.png')],
         help='files to write, .png or .pdf',
     )
     args = parser.parse_args()
-    for path in args.out:
-        if path.suffix not in _SUFFIXES:
-            parser.error(f"--out: got '{path}', allowed: {' or '.join(_SUFFIXES)} files")
     for window in args.window:
         if isinstance(window.size, list):
             parser.error(f"--window: got '{window.text}', allowed: a side, or HEIGHTxWIDTH")
@@ -79,11 +77,11 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Row:
-    """Up to twelve panels: some heads of a layer, at a window.
+    """A row of panels: up to twelve heads of a layer, at a window.
 
     Attributes:
-        title: What they are of.
-        heads: Their numbers.
+        title: Layer and window.
+        heads: Numbers of the heads, counted from 0.
         bias: ``(heads, Wh, Ww)``.
     """
 
@@ -94,7 +92,7 @@ class Row:
 
 @torch.no_grad()
 def center_bias(model: SwinTransformerV2, stage: int, block: int, window: Pair) -> Tensor:
-    """Bias of the center token towards each token of a window: ``(nH, Wh, Ww)``.
+    """The bias from the center token to each token of a window: ``(nH, Wh, Ww)``.
 
     Raises:
         UserError: If there is no such layer.
@@ -105,28 +103,28 @@ def center_bias(model: SwinTransformerV2, stage: int, block: int, window: Pair) 
             f'--layers: got {stage}.{block}; the checkpoint has blocks from 0 to '
             + ', '.join(f'{i}.{depth - 1}' for i, depth in enumerate(depths))
         )
-    owner = model.layers[stage]
-    bias = position_bias(owner.blocks[block].attn.cpb_mlp, window, owner.pretrained_window)
+    layers = model.layers[stage]
+    bias = position_bias(layers.blocks[block].attn.cpb_mlp, window, layers.pretrained_window)
     center = window[0] // 2 * window[1] + window[1] // 2
     return bias[:, center].unflatten(1, window)
 
 
 def rows_of(model: SwinTransformerV2, name: str, args: argparse.Namespace) -> list[Row]:
-    """What is drawn of a model."""
+    """The rows of a model: every layer at every window."""
     rows = []
     for stage, block in args.layers:
         for window in args.window:
             size = (window.size,) * 2 if isinstance(window.size, int) else window.size
             bias = center_bias(model, stage, block, size)
             title = f'{name}stage {stage + 1}, block {block + 1}\nwindow {size[0]} x {size[1]}'
-            for first in range(0, len(bias), _HEADS_A_ROW):
-                part = bias[first : first + _HEADS_A_ROW]
+            for first in range(0, len(bias), _HEADS_PER_ROW):
+                part = bias[first : first + _HEADS_PER_ROW]
                 rows.append(Row(title, range(first, first + len(part)), part))
     return rows
 
 
 def draw(rows: list[Row], title: str) -> plt.Figure:
-    """A row of panels for each of `rows`, all in one color scale."""
+    """A figure of rows of panels that share one color scale."""
     low = min(row.bias.min().item() for row in rows)
     high = max(row.bias.max().item() for row in rows)
     columns = max(len(row.heads) for row in rows)
@@ -173,10 +171,10 @@ def main() -> None:
         archs = [arch_of(each.state_dict()) for each in (model, other)]
         if archs[0] != archs[1]:
             raise UserError(
-                f'--compare: {args.compare} is a model of {archs[1]}, allowed: one as '
-                f'{args.checkpoint}, of {archs[0]}'
+                f'--compare: got {args.compare}, a model of {archs[1]}; allowed: the architecture '
+                f'of {args.checkpoint}, {archs[0]}'
             )
-        # Beside each other: what is of one layer and window.
+        # The same layer and window of both models, one below the other.
         pairs = zip(rows_of(model, 'A: ', args), rows_of(other, 'B: ', args), strict=True)
         rows = [row for pair in pairs for row in pair]
         title += f' (A) and {Path(args.compare).name} (B)'

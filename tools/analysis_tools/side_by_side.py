@@ -1,4 +1,4 @@
-"""Draw images of the test data with truth and prediction side by side."""
+"""Draw images of the test data beside their ground truth and the prediction."""
 
 import math
 import sys
@@ -14,28 +14,31 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from tools.utils import cli
-from tools.utils.config_checks import UserError, check_data
+from tools.utils.config_checks import check_data
+from tools.utils.runner import execute, load_config, use_checkpoint
 
 _CAPTION_HEIGHT = 22
 
 
 def parse_args():
     parser = cli.make_parser(__doc__)
-    parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='a path, a URL, or a work dir: its newest checkpoint')
-    parser.add_argument('--out', type=Path, required=True, help='the image to write, a .png file')
     parser.add_argument(
-        '--num', type=cli.positive, default=4, help='rows: images from the test data'
+        '--out', type=cli.file_type('.png'), required=True, help='the image to write, a .png file'
     )
+    parser.add_argument('--num', type=cli.positive, default=4, help='number of images, one per row')
     parser.add_argument(
-        '--score-thr', type=float, default=0.5, help='draw detections that score at least this'
+        '--score-thr',
+        type=float,
+        default=0.5,
+        help='smallest score of the detections that are drawn',
     )
     parser.add_argument('--side', type=cli.positive, default=320, help='height of a row in pixels')
     return parser.parse_args()
 
 
 def captioned(image: np.ndarray, caption: str, side: int) -> np.ndarray:
-    """An RGB image scaled to a height, below a line of text."""
+    """An RGB image scaled to a height in pixels, with a line of text above it."""
     height, width = image.shape[:2]
     method = cv2.INTER_AREA if side < height else cv2.INTER_NEAREST
     image = cv2.resize(image, (round(width * side / height), side), interpolation=method)
@@ -45,7 +48,7 @@ def captioned(image: np.ndarray, caption: str, side: int) -> np.ndarray:
 
 
 def enlarge(instances: InstanceData, factor: int) -> None:
-    """Scale boxes and masks of mmdet's by a whole factor, in place."""
+    """Scale the boxes and masks of mmdet's instances by an integer factor, in place."""
     instances.bboxes = instances.bboxes * factor
     masks = instances.masks
     masks = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else masks.to_ndarray()
@@ -53,18 +56,18 @@ def enlarge(instances: InstanceData, factor: int) -> None:
 
 
 def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.ndarray:
-    """Image, truth and prediction of one data sample, drawn by the toolbox's own visualizer."""
+    """Image, ground truth and prediction of a data sample, drawn by the toolbox's visualizer."""
     image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
     detection = 'pred_instances' in sample
     if detection:
-        # Labels have a size of their own: on a small image they would hide what they name.
+        # The visualizer's text has a fixed size, and would cover the objects of a small image.
         factor = math.ceil(side / image.shape[0])
         image = image.repeat(factor, 0).repeat(factor, 1)
         for instances in (sample.gt_instances, sample.pred_instances):
             enlarge(instances, factor)
     options = dict(pred_score_thr=score_thr) if detection else dict(with_labels=False)
     panels = [captioned(image, 'image', side)]
-    for caption, gt in (('truth', True), ('prediction', False)):
+    for caption, gt in (('ground truth', True), ('prediction', False)):
         visualizer.add_datasample(
             caption, image, sample, draw_gt=gt, draw_pred=not gt, show=False, **options
         )
@@ -74,7 +77,7 @@ def draw_row(visualizer: Visualizer, sample, side: int, score_thr: float) -> np.
 
 @torch.no_grad()
 def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
-    """`num` rows of the test data, one below the other."""
+    """The rows of the first `num` images of the test data, as one RGB image."""
     dataset = runner.test_dataloader.dataset
     runner.load_or_resume()
     runner.model.eval()
@@ -96,14 +99,12 @@ def draw(runner: Runner, num: int, side: int, score_thr: float) -> np.ndarray:
 
 def main():
     args = parse_args()
-    if args.out.suffix != '.png':
-        raise UserError(f"--out: got '{args.out}', allowed: a .png file")
-    cfg = cli.load_config(args)
-    cli.use_checkpoint(cfg, args.checkpoint)
+    cfg = load_config(args)
+    use_checkpoint(cfg, args.checkpoint)
     check_data(cfg, 'test_dataloader')
     cfg.log_level = 'WARNING'
-    image = cli.execute(
-        cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr), whole_checkpoint=True
+    image = execute(
+        cfg, lambda runner: draw(runner, args.num, args.side, args.score_thr), strict=True
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.out), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

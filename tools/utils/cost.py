@@ -1,4 +1,4 @@
-"""What a test costs: seconds an image, and memory."""
+"""The cost of a test: seconds per image and peak memory."""
 
 import time
 
@@ -7,20 +7,19 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn, tensor
 
-from tools.utils.cli import bare_model
 from tools.utils.memory import PeakMemory, wait_for
+from tools.utils.runner import bare_model
 
 SECONDS, MEGABYTES = 's/image', 'peak MB'
 
 
 class CostHook(Hook):
-    """Times the forward of a model in a test (the network and what makes predictions of its
-    outputs), and takes its peak of memory.
+    """Measures the time of a model's forward in a test, post-processing included, and its memory.
 
-    The first batch is not timed, if there are more: it also starts threads and fills caches.
+    The first batch is not timed if there are more, because it also starts threads and fills caches.
 
     Attributes:
-        cost: After a test, seconds an image (of one process) and peak megabytes.
+        cost: After a test, seconds per image (of one process) and peak megabytes.
     """
 
     def before_test(self, runner: Runner) -> None:
@@ -35,7 +34,7 @@ class CostHook(Hook):
         ]
         try:
             self._memory = PeakMemory(self.device)
-        except OSError:  # No /proc: then there is no column of it.
+        except OSError:  # Without /proc the column is left out.
             self._memory = None
 
     def _begin(self, model: nn.Module, inputs: tuple) -> None:
@@ -53,7 +52,7 @@ class CostHook(Hook):
         data_batch: dict | None = None,
         outputs: list | None = None,
     ) -> None:
-        # (Test-time augmentation does several forwards for a batch.)
+        # Test-time augmentation runs several forwards per batch.
         self._batches.append((self._seconds, len(outputs)))
         self._seconds = 0.0
 
@@ -62,7 +61,7 @@ class CostHook(Hook):
             handle.remove()
         timed = self._batches[1:] or self._batches
         seconds, images = (float(sum(column)) for column in zip(*timed, strict=True))
-        taken, how = self._memory.taken() if self._memory else (0, '')
+        taken, method = self._memory.taken() if self._memory else (0, '')
         if is_distributed():
             sums = tensor([seconds, images], device=next(runner.model.parameters()).device)
             largest = tensor([float(taken)], device=sums.device)
@@ -70,5 +69,5 @@ class CostHook(Hook):
             all_reduce(largest, 'max')
             (seconds, images), taken = sums.tolist(), largest.item()
         self.cost = {SECONDS: seconds / images}
-        if how in ('clear_refs', 'max_memory_allocated'):  # Else that of all tests so far.
+        if method in ('clear_refs', 'max_memory_allocated'):  # Else it covers earlier tests, too.
             self.cost[MEGABYTES] = taken / 1e6

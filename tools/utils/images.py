@@ -1,4 +1,4 @@
-"""Images for a classifier: found in a folder, scaled, cropped, normalized."""
+"""Reading the images of a folder, with their labels, as inputs of a classifier."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tools.utils.config_checks import UserError
+from tools.utils.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
-# Of ImageNet, in RGB on a scale of 0 to 255: as the configs have them.
+# ImageNet's, for RGB from 0 to 255, as in the configs.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images of a folder and its folders, sorted.
+    """All images in a folder and its subfolders, sorted.
 
     Raises:
         UserError: If there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise UserError(f"'{folder}' is no folder")
+        raise UserError(f"folder '{folder}' does not exist")
     found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
     if not found:
         raise UserError(f"'{folder}': no images in it ({', '.join(SUFFIXES)})")
@@ -29,10 +29,10 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_labels(file: Path, folder: Path, images: list[Path], classes: int) -> list[int]:
-    """The class of each image, from lines of ``path/in/the/folder index``.
+    """The class of each image, read from lines of ``path/in/the/folder index``.
 
     Raises:
-        UserError: If a line is no such thing, or an image has none.
+        UserError: If a line has another form, or an image has no line.
     """
     if not file.is_file():
         raise UserError(f"labels '{file}' does not exist")
@@ -58,16 +58,16 @@ def read_labels(file: Path, folder: Path, images: list[Path], classes: int) -> l
 
 
 def open_image(path: Path) -> Image.Image:
-    """An RGB image.
+    """Read an image as RGB.
 
     Raises:
-        UserError: If the file is none.
+        UserError: If the file is no image, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
             if image.mode[0] in 'IF':  # Converting would clip them to 255.
                 raise UserError(
-                    f"image '{path}' has more than 8 bits a channel (mode {image.mode}), allowed: 8"
+                    f"image '{path}': got mode {image.mode}, allowed: at most 8 bits per channel"
                 )
             return image.convert('RGB')
     except OSError as error:
@@ -75,7 +75,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """What ImageNet classifiers are tested on: short side to 8/7 of the size, bicubic; the center.
+    """The test-time crop of ImageNet classifiers: short side to 8/7 of the size, then its center.
 
     Source:
         Official evaluation of Swin: ``Resize(int(256 / 224 * size))``, ``CenterCrop(size)``.
@@ -87,7 +87,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def normalized(image: Image.Image) -> Tensor:
-    """An image as the backbone wants it: ``(3, H, W)``."""
+def to_tensor(image: Image.Image) -> Tensor:
+    """A normalized image, the input of the backbone: ``(3, H, W)``."""
     pixels = torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1)
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]

@@ -1,87 +1,68 @@
-"""The score of a predictor that learned nothing: the most frequent class, everywhere."""
+"""The majority baseline: the scores of predicting the most frequent class everywhere."""
 
-import contextlib
-import io
 from collections import Counter
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, METRICS, DefaultScope
+
+from tools.utils.runner import test_evaluators
 
 
 def majority_baseline(cfg: Config) -> dict[str, float]:
-    """Score it on a config's test data.
+    """Scores of the majority baseline on the test data of a config, by its own metrics.
 
     Args:
-        cfg: A config of mmseg's or mmdet's.
+        cfg: A config of mmseg or mmdet.
 
     Returns:
-        Metrics under the names that the toolbox's own metric gives them: mIoU, mAcc, aAcc in
-        percent, or ``coco/{bbox,segm}_{mAP,mAP_50,mAP_75}`` as fractions.
+        Scores by the names that the toolbox's metric gives them.
     """
+    predictions = _whole_boxes if cfg.default_scope == 'mmdet' else _label_maps
+    scores = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        return _detection(dataset) if cfg.default_scope == 'mmdet' else _segmentation(dataset)
+        metrics = [METRICS.build(config) for config in test_evaluators(cfg)]
+        for metric in metrics:
+            metric.dataset_meta = dataset.metainfo
+        for sample in predictions(dataset):
+            for metric in metrics:
+                metric.process({}, [sample])
+        print_log('Scores of the most frequent class:', logger='current')
+        for metric in metrics:  # Not evaluate(), which collects the results of all processes.
+            prefix = f'{metric.prefix}/' if metric.prefix else ''
+            found = metric.compute_metrics(metric.results)
+            scores |= {prefix + name: float(value) for name, value in found.items()}
+    return scores
 
 
-def _segmentation(dataset: BaseDataset) -> dict[str, float]:
-    from mmseg.evaluation import IoUMetric
-
-    classes, ignored = len(dataset.metainfo['classes']), 255
-    labels = [sample['data_samples'].gt_sem_seg.data.squeeze().long() for sample in dataset]
-    counts = sum(torch.bincount(one[one != ignored], minlength=classes) for one in labels)
-    most_frequent = int(counts.argmax())
-    areas = zip(
-        *(
-            IoUMetric.intersect_and_union(
-                torch.full_like(one, most_frequent), one, classes, ignored
-            )
-            for one in labels
-        ),
-        strict=True,
-    )
-    metrics = IoUMetric.total_area_to_metrics(*(sum(area) for area in areas))
-    return {
-        name: round(100 * float(np.nanmean(metrics[key])), 2)
-        for name, key in (('mIoU', 'IoU'), ('mAcc', 'Acc'), ('aAcc', 'aAcc'))
-    }
+def _label_maps(dataset: BaseDataset) -> Iterator[dict]:
+    """Samples in which every pixel is predicted as the class of the most pixels."""
+    counts = torch.zeros(256, dtype=torch.long)
+    for sample in dataset:
+        labels = sample['data_samples'].gt_sem_seg.data
+        counts += torch.bincount(labels.flatten(), minlength=256)
+    most_frequent = counts[: len(dataset.metainfo['classes'])].argmax()  # 255 is ignored.
+    for sample in dataset:
+        labels = sample['data_samples'].gt_sem_seg.data
+        predicted = torch.full_like(labels, most_frequent)
+        yield dict(gt_sem_seg=dict(data=labels), pred_sem_seg=dict(data=predicted))
 
 
-def _detection(dataset: BaseDataset) -> dict[str, float]:
-    from pycocotools import mask as rle
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    shown = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        coco = COCO(dataset.ann_file)
-    counts = Counter(
-        a['category_id']
-        for a in coco.anns.values()
-        if a['image_id'] in shown and a['category_id'] in dataset.cat_ids
-    )
-    most_frequent = counts.most_common(1)[0][0] if counts else dataset.cat_ids[0]
-    results, metrics = [], {}
-    for image in (coco.imgs[i] for i in sorted(shown)):
-        size = image['height'], image['width']
-        results.append(
-            dict(
-                image_id=image['id'],
-                category_id=most_frequent,
-                score=1.0,
-                bbox=[0, 0, image['width'], image['height']],
-                segmentation=rle.encode(np.ones(size, np.uint8, order='F')),
-            )
+def _whole_boxes(dataset: BaseDataset) -> Iterator[dict]:
+    """Samples in which one object per image, all of it, has the class of the most objects."""
+    images = [dataset.get_data_info(index) for index in range(len(dataset))]
+    counts = Counter(each['bbox_label'] for image in images for each in image['instances'])
+    most_frequent = counts.most_common(1)[0][0] if counts else 0
+    for image in images:
+        height, width = image['height'], image['width']
+        predicted = dict(
+            bboxes=torch.tensor([[0.0, 0.0, width, height]]),
+            scores=torch.ones(1),
+            labels=torch.tensor([most_frequent]),
+            masks=torch.ones(1, height, width, dtype=torch.bool),
         )
-    for kind in ('bbox', 'segm'):
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(coco, coco.loadRes(results), kind)
-            evaluation.params.imgIds, evaluation.params.catIds = sorted(shown), dataset.cat_ids
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        for name, value in zip(('mAP', 'mAP_50', 'mAP_75'), evaluation.stats[:3], strict=True):
-            metrics[f'coco/{kind}_{name}'] = round(float(value), 3)
-    return metrics
+        yield dict(img_id=image['img_id'], ori_shape=(height, width), pred_instances=predicted)

@@ -1,4 +1,4 @@
-"""How much memory something takes at its peak."""
+"""Peak memory of a part of a program, on a CPU or a CUDA device."""
 
 import ctypes
 import gc
@@ -8,13 +8,13 @@ import torch
 
 
 def wait_for(device: str) -> None:
-    """Wait until a device ('cpu' or 'cuda') has done all it was given."""
+    """Wait until a device ('cpu' or 'cuda') has finished its queued work."""
     if device == 'cuda':
         torch.cuda.synchronize()
 
 
 def trim(device: str) -> None:
-    """Give freed memory back to the system (glibc) or the device."""
+    """Give freed memory back to the operating system (glibc) or the device."""
     gc.collect()
     if device == 'cuda':
         torch.cuda.empty_cache()
@@ -24,16 +24,19 @@ def trim(device: str) -> None:
 
 
 class PeakMemory:
-    """What is taken at the peak, from now on, on top of what is held now.
+    """Measures the peak of memory from its construction on, beyond what is allocated then.
 
     On CUDA it is torch's own count. On a CPU it is the peak of the process's resident set minus the
-    resident set now: freed memory is given back first, so that whatever comes has to take its own,
-    and the kernel's record of the peak is reset ('clear_refs'). Where the kernel does not let us,
-    it is the peak of the whole life of the process ('ru_maxrss'), which is the same in a process
-    that has not taken more before.
+    resident set at the start: freed memory is given back first, so that later allocations count,
+    and the kernel's record of the peak is reset ('clear_refs'). Where the kernel does not allow
+    that, the peak of the whole life of the process is used ('ru_maxrss'), which is the same unless
+    the process needed more before.
 
     Args:
         device: 'cpu' or 'cuda'.
+
+    Raises:
+        OSError: If it is 'cpu' and the system has no /proc.
     """
 
     def __init__(self, device: str):
@@ -53,7 +56,7 @@ class PeakMemory:
             self.how = 'ru_maxrss'
 
     def taken(self) -> tuple[int, str]:
-        """Bytes, and how they were measured."""
+        """Bytes at the peak, and the method by which they were measured."""
         wait_for(self.device)
         if self.device == 'cuda':
             peak = torch.cuda.max_memory_allocated()
@@ -67,7 +70,7 @@ class PeakMemory:
 
 
 def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """An entry of /proc/self/status, in bytes."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(key + ':'):
             return int(line.split()[1]) * 1024

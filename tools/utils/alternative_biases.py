@@ -1,7 +1,8 @@
-"""What a checkpoint's position bias would be if it were no function of log-spaced coordinates.
+"""Position biases other than the log-spaced one, made from the bias of a checkpoint.
 
-Both are made from the bias that it has at its pretrained window, which they give back there:
-what they differ in is how they go on from there.
+Each is a function of ``(cpb_mlp, window, pretrained_window)`` that returns ``(nH, N, N)`` with
+N = Wh * Ww tokens. All of them return the bias of the checkpoint at its pretrained window; they
+differ at other windows.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +23,11 @@ from swinv2_backbone.layers.position_bias import (
 )
 from swinv2_backbone.layers.windows import Pair
 
-# (cpb_mlp, window, pretrained_window) to (nH, N, N).
 Bias = Callable[[nn.Sequential, Pair, Pair], Tensor]
 
 
 def bias_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
-    """The bias of each offset: ``(nH, 2 Wh - 1, 2 Ww - 1)``."""
+    """The bias of the checkpoint for each offset: ``(nH, 2 Wh - 1, 2 Ww - 1)``."""
     bias = position_bias(cpb_mlp, window, pretrained_window)
     sides = (2 * window[0] - 1, 2 * window[1] - 1)
     table = bias.new_empty(len(bias), sides[0] * sides[1])
@@ -35,40 +35,40 @@ def bias_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) ->
     return table.unflatten(1, sides)
 
 
-def _of_windows(table: Tensor, window: Pair) -> Tensor:
-    """A table of offsets to ``(nH, N, N)``."""
+def _expand(table: Tensor, window: Pair) -> Tensor:
+    """From one bias per offset to one per query and key: ``(nH, N, N)``."""
     index = relative_index(window, table.device)
     return table.flatten(1)[:, index.flatten()].unflatten(1, index.shape)
 
 
 def interpolated_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
-    """The table of the pretrained window, stretched over another by bicubic interpolation.
+    """The table of the pretrained window, resized to another by bicubic interpolation.
 
-    That is how the tables of Swin V1, ViT and others are taken to another size.
+    This is the usual way to resize the bias tables of Swin V1 and others.
     """
     table = bias_table(cpb_mlp, pretrained_window, pretrained_window)
     sides = (2 * window[0] - 1, 2 * window[1] - 1)
-    return _of_windows(F.interpolate(table[None], sides, mode='bicubic')[0], window)
+    return _expand(F.interpolate(table[None], sides, mode='bicubic')[0], window)
 
 
 def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
-    """A network like the checkpoint's on coordinates without the logarithm.
+    """The bias of a network on linear instead of log-spaced coordinates.
 
-    Its first layer is random and wider than there are offsets, the last one solved so that it gives
-    the checkpoint's bias at the pretrained window. (The paper trains a model with it instead.)
+    Its first layer is random, with more channels than there are offsets; the last one is solved by
+    least squares to give the checkpoint's bias at the pretrained window. (The paper trains it.)
     """
     table = bias_table(cpb_mlp, pretrained_window, pretrained_window)
-    wanted = torch.logit(table.double().cpu().flatten(1).t() / LARGEST_BIAS, eps=1e-6)
+    logits = torch.logit(table.double().cpu().flatten(1).t() / LARGEST_BIAS, eps=1e-6)
     hidden = _hidden_layer(pretrained_window, pretrained_window)
-    last = torch.linalg.lstsq(hidden, wanted, driver='gelsd').solution
+    last = torch.linalg.lstsq(hidden, logits, driver='gelsd').solution
     solved = LARGEST_BIAS * torch.sigmoid(_hidden_layer(window, pretrained_window) @ last)
     sides = (2 * window[0] - 1, 2 * window[1] - 1)
-    return _of_windows(solved.t().unflatten(1, sides).to(table.device, torch.float32), window)
+    return _expand(solved.t().unflatten(1, sides).to(table.device, torch.float32), window)
 
 
 @cache
 def _hidden_layer(window: Pair, pretrained_window: Pair) -> Tensor:
-    """float64 ``(offsets, channels + 1)``, the last column 1."""
+    """Random features of linear coordinates: float64 ``(offsets, channels + 1)``, the last 1."""
     channels = max(CPB_HIDDEN, 2 * (2 * pretrained_window[0] - 1) * (2 * pretrained_window[1] - 1))
     rows, cols = (
         torch.arange(1 - w, w, dtype=torch.float64) / max(p - 1, 1)
@@ -85,7 +85,7 @@ def _hidden_layer(window: Pair, pretrained_window: Pair) -> Tensor:
 
 @contextmanager
 def replaced_bias(model: SwinTransformerV2, bias: Bias) -> Iterator[None]:
-    """Let the attention of a model use another bias inside a ``with`` block."""
+    """Make all attention layers of a model use another bias inside a ``with`` block."""
     attentions = [module for module in model.modules() if isinstance(module, WindowAttention)]
     for attention in attentions:
         attention.bias = _Replacement(attention.cpb_mlp, bias)
@@ -97,15 +97,15 @@ def replaced_bias(model: SwinTransformerV2, bias: Bias) -> Iterator[None]:
 
 
 class _Replacement:
-    """What takes the place of ``WindowAttention.bias``; each window is computed once."""
+    """Replaces ``WindowAttention.bias``; the bias of each window is computed once."""
 
     def __init__(self, cpb_mlp: nn.Sequential, bias: Bias):
-        self._network, self._bias = cpb_mlp, bias
-        self._made: dict[tuple[Pair, Pair], Tensor] = {}
+        self._cpb_mlp, self._bias = cpb_mlp, bias
+        self._computed: dict[tuple[Pair, Pair], Tensor] = {}
 
     def __call__(self, window: Pair, pretrained_window: Pair) -> Tensor:
         key = window, pretrained_window
-        if key not in self._made:
+        if key not in self._computed:
             with torch.no_grad():
-                self._made[key] = self._bias(self._network, *key)
-        return self._made[key]
+                self._computed[key] = self._bias(self._cpb_mlp, *key)
+        return self._computed[key]

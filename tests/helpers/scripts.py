@@ -1,0 +1,83 @@
+"""Calling the scripts of tools/ in this process, or in a process of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.utils import ManagerMixin
+
+from tools.utils import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(main: Callable[[], None], *args: object) -> None:
+    """Run a script's `main` in this process, as from the command line, and undo its side effects.
+
+    Raises:
+        SystemExit: If it ends with an error message.
+    """
+    argv = [f'{main.__module__}.py', *map(str, args)]
+    with (
+        mock.patch.object(sys, 'argv', argv),
+        mock.patch.dict(os.environ),
+        _safe_globals_restored(),
+    ):
+        try:
+            cli.run(main)
+        finally:
+            _forget_instances(ManagerMixin)
+
+
+def error_line(capsys: pytest.CaptureFixture, main: Callable[[], None], *args: object) -> str:
+    """The message with which a script ends, checked to be a single line."""
+    with pytest.raises(SystemExit) as ended:
+        call(main, *args)
+    code = ended.value.code  # argparse has written its message already.
+    message = code if isinstance(code, str) else capsys.readouterr().err
+    assert message.strip().count('\n') == 0, message
+    return message
+
+
+def start(script: str, *args: object, **kwargs) -> subprocess.Popen:
+    """Start a script in a process of its own. Its output is piped."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        **kwargs,
+    )
+
+
+def succeed(script: str, *args: object, **kwargs) -> str:
+    """The output of a script in a process of its own, which must succeed."""
+    process = start(script, *args, **kwargs)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@contextmanager
+def _safe_globals_restored() -> Iterator[None]:
+    """Undo what compat.allow_mmengine_checkpoints allows torch's loader."""
+    before = torch.serialization.get_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _forget_instances(cls: type) -> None:
+    """Forget mmengine's global loggers, visualizers and so on, which a next Runner would reuse."""
+    cls._instance_dict.clear()
+    for subclass in cls.__subclasses__():
+        _forget_instances(subclass)

@@ -1,0 +1,232 @@
+"""tools/train.py: training is killed, resumed and tested; mistakes end in one line."""
+
+import json
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.helpers.scripts import ROOT, call, error_line, start, succeed
+
+for toolbox in ('mmcv', 'mmdet', 'mmseg'):
+    pytest.importorskip(toolbox)
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from swinv2_backbone import SwinTransformerV2
+from tools import test, train
+
+TASKS = ('segmentation', 'detection')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_killed_training_resumes(tasks, tmp_path, task):
+    config = tasks.configs[task]
+    process = start('tools/train.py', config, '--work-dir', tmp_path)
+    deadline = time.time() + 200
+    while not (tmp_path / 'iter_4.pth').exists() and process.poll() is None:
+        assert time.time() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stdout.read()[-3000:]
+    assert not (tmp_path / 'iter_6.pth').exists()
+    # What a kill in the middle of a save leaves: the newest file is truncated.
+    (tmp_path / 'iter_5.pth').write_bytes((tmp_path / 'iter_2.pth').read_bytes()[:5000])
+
+    call(train.main, config, '--work-dir', tmp_path, '--resume')
+    log = max(tmp_path.glob('*/*.log')).read_text()
+    resumed = 4 if 'resumed epoch: 0, iter: 4' in log else 2
+    assert f'resumed epoch: 0, iter: {resumed}' in log
+    assert f'[{resumed + 1}/6]' in log
+    assert f'[{resumed}/6]' not in log
+    assert 'effective batch size: 2 = 2 per process x 1 processes x 1 accumulated' in log
+
+    (tmp_path / 'last_checkpoint').write_text('')  # A kill may also leave this file empty.
+    call(test.main, config, tmp_path, '--work-dir', tmp_path)
+    written = json.loads((tmp_path / 'test_results.json').read_text())
+    assert written['checkpoint'] == str(tmp_path / 'iter_6.pth')
+
+    # The file can start another training, and records its pretrained window sizes.
+    cfg = Config.fromfile(config).model.backbone
+    del cfg['type']
+    cfg.update(window_size=4, pretrained_window_sizes='auto')
+    cfg.init_cfg = dict(type='Pretrained', checkpoint=written['checkpoint'])
+    backbone = SwinTransformerV2(**cfg)
+    backbone.init_weights()
+    assert [stage.pretrained_window for stage in backbone.layers] == [(8, 8)] * 4
+
+
+@pytest.mark.parametrize(
+    'task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)]
+)
+def test_two_processes(tasks, tmp_path, task):
+    """With DistributedDataParallel every parameter takes part, and one process reports."""
+    config = tmp_path / 'two_processes.py'
+    config.write_text(
+        f"_base_ = '{tasks.configs[task]}'\n"
+        "model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)\n"
+        'train_cfg = dict(max_iters=2, val_interval=2)\n'
+    )
+    script = 'tests/helpers/run_two_processes.py'
+    output = succeed(script, config, tmp_path / 'work', cwd=tmp_path)
+    assert output.count('effective batch size: 4 = 2 per process x 2 processes') == 1
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The arguments of a command line."""
+
+    def parse(*args):
+        monkeypatch.setattr(sys, 'argv', ['train.py', *map(str, args)])
+        return train.parse_args()
+
+    return parse
+
+
+def test_accumulation_counts_in_the_scaling(tasks, parsed):
+    cfg = Config.fromfile(tasks.configs['segmentation'])
+    cfg.optim_wrapper.accumulative_counts = 2
+    train.apply_options(cfg, parsed(tasks.configs['segmentation'], '--auto-scale-lr'))
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=2)
+
+
+def test_amp_changes_the_optimizer_wrapper(tasks, parsed):
+    cfg = Config.fromfile(tasks.configs['segmentation'])
+    train.apply_options(cfg, parsed(tasks.configs['segmentation'], '--amp'))
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+
+
+def test_resume_without_checkpoints_keeps_load_from(tasks, tmp_path, parsed):
+    cfg = Config.fromfile(tasks.configs['segmentation'])
+    cfg.load_from, cfg.work_dir = 'start.pth', str(tmp_path)
+    train.apply_options(cfg, parsed(tasks.configs['segmentation'], '--resume'))
+    assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
+
+
+MISTAKES = {
+    'no such config': (['nothing.py'], "config 'nothing.py' does not exist"),
+    'misspelled config': (
+        [ROOT / 'configs/detection/mask_rcnn_swinv2_tiny_shape.py'],
+        "mask_rcnn_swinv2_tiny_shapes.py'?)",
+    ),
+    'unknown option': (
+        ['{segmentation}', '--amq'],
+        "unknown option '--amq' (did you mean '--amp'?)",
+    ),
+    'no ADE20K': (
+        [ROOT / 'configs/segmentation/upernet_swinv2_tiny_ade20k.py'],
+        "data 'data/ade/ADEChallengeData2016' not found",
+    ),
+    'no COCO': (
+        [ROOT / 'configs/detection/mask_rcnn_swinv2_tiny_coco.py'],
+        "data 'data/coco' not found",
+    ),
+    'no such checkpoint to resume': (
+        ['{segmentation}', '--resume', 'nothing.pth'],
+        "--resume: checkpoint 'nothing.pth' does not exist",
+    ),
+    'no batch size to scale from': (
+        ['{segmentation}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
+        'the config lacks auto_scale_lr',
+    ),
+    'resuming from weights alone': (
+        ['{segmentation}', '--resume', '{other_classes}'],
+        'the checkpoint has weights alone, no state of a training',
+    ),
+    'load_from that matches nothing': (
+        ['{segmentation}', '--cfg-options', 'load_from={weights}'],
+        "does not fit the config's",
+    ),
+    'pretrained file that is missing': (
+        [
+            '{segmentation}',
+            '--cfg-options',
+            'model.backbone.init_cfg._delete_=True',
+            'model.backbone.init_cfg.type=Pretrained',
+            'model.backbone.init_cfg.checkpoint=nowhere.pth',
+        ],
+        'checkpoint nowhere.pth: no such file',
+    ),
+    'pretrained weights that are none': (
+        ['{segmentation}', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained'],
+        'set `_delete_=True`',
+    ),
+    # What mmengine's registries and the classes that they build refuse:
+    'bad value': (
+        ['{segmentation}', '--cfg-options', 'model.backbone.window_size=0'],
+        'window_size: got 0, allowed: an integer of at least 1',
+    ),
+    'argument that the backbone does not take': (
+        ['{segmentation}', '--cfg-options', 'model.backbone.windows=8'],
+        "got an unexpected keyword argument 'windows'",
+    ),
+    'argument that the head does not take': (
+        ['{segmentation}', '--cfg-options', 'model.decode_head.klasses=3'],
+        "got an unexpected keyword argument 'klasses'",
+    ),
+    'unknown class': (
+        ['{segmentation}', '--cfg-options', 'model.backbone.type=Swim'],
+        'Swim is not in the mmseg::model registry',
+    ),
+    'unknown hook': (
+        ['{segmentation}', '--cfg-options', 'default_hooks.logger.type=LogHook'],
+        'LogHook is not in the mmseg::hook registry',
+    ),
+    'model that is no dict': (
+        ['{segmentation}', '--cfg-options', 'model=3'],
+        'but got 3',
+    ),
+}  # fmt: skip
+if not torch.cuda.is_available():
+    MISTAKES['distributed job without a GPU'] = (
+        ['{segmentation}', '--launcher', 'pytorch'],
+        '--launcher pytorch: mmengine starts',
+    )
+    MISTAKES['mixed precision without a GPU'] = (['{segmentation}', '--amp'], 'only available')
+
+
+@pytest.mark.parametrize(('args', 'message'), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_end_in_one_line(tasks, tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)  # where data/ is not
+    names = dict(**tasks.configs, weights=tasks.weights, other_classes=tasks.other_classes)
+    args = [str(arg).format(**names) for arg in args]
+    assert message in error_line(capsys, train.main, *args, '--work-dir', tmp_path)
+
+
+def test_bug_in_the_backbone_shows_its_traceback(tasks, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        return {}['patch_size']
+
+    monkeypatch.setattr('swinv2_backbone.swin_transformer_v2.PatchEmbed', broken)
+    with pytest.raises(KeyError, match='patch_size'):
+        call(train.main, tasks.configs['segmentation'], '--work-dir', tmp_path)
+
+
+def test_bug_in_a_hook_shows_its_traceback(tasks, tmp_path):
+    class BrokenHook(Hook):
+        def before_run(self, runner):
+            runner.no_such_attribute  # noqa: B018
+
+    config = tmp_path / 'hook.py'
+    config.write_text(
+        f"_base_ = '{tasks.configs['segmentation']}'\ncustom_hooks = [dict(type='BrokenHook')]\n"
+    )
+    HOOKS.register_module(module=BrokenHook)
+    try:
+        with pytest.raises(AttributeError, match='no_such_attribute'):
+            call(train.main, config, '--work-dir', tmp_path)
+    finally:
+        del HOOKS.module_dict['BrokenHook']
+
+
+def test_exceptions_after_the_first_batch_keep_their_traceback(tasks, tmp_path, monkeypatch):
+    def missing(dataset, index):
+        raise FileNotFoundError('no such image')
+
+    monkeypatch.setattr('mmseg.datasets.BaseSegDataset.__getitem__', missing)
+    with pytest.raises(FileNotFoundError):
+        call(train.main, tasks.configs['segmentation'], '--work-dir', tmp_path)

@@ -1,0 +1,99 @@
+"""Configs are loaded with their overrides, and checkpoints found and checked."""
+
+import argparse
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from tools.utils.errors import UserError
+from tools.utils.runner import check_checkpoint, latest_checkpoint, load_config, use_checkpoint
+
+
+def arguments(config, **kwargs):
+    defaults = dict(cfg_options=None, launcher='none', work_dir=None, local_rank=0)
+    return argparse.Namespace(config=str(config), **{**defaults, **kwargs})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config file with the given text."""
+    pytest.importorskip('mmseg')
+
+    def write(text):
+        path = tmp_path / 'some_name.py'
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_work_dir_of_a_config(config):
+    path = config("default_scope = 'mmseg'")
+    assert load_config(arguments(path)).work_dir == os.path.join('work_dirs', 'some_name')
+    assert load_config(arguments(path, work_dir='there')).work_dir == 'there'
+    path = config("default_scope = 'mmseg'\nwork_dir = 'here'")
+    assert load_config(arguments(path)).work_dir == 'here'
+
+
+def test_overrides_are_merged(config):
+    path = config("default_scope = 'mmseg'\ntrain_cfg = dict(max_iters=6)")
+    cfg = load_config(arguments(path, cfg_options={'train_cfg.max_iters': 3, 'resume': True}))
+    assert cfg.train_cfg.max_iters == 3
+    assert cfg.resume
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ("default_scope = 'mmpose'", "default_scope: got 'mmpose', allowed: 'mmdet' or 'mmseg'"),
+        ('x = (', 'SyntaxError: '),
+        ('x = 1 / 0', 'ZeroDivisionError: division by zero'),
+        ("_base_ = 'nowhere.py'", 'FileNotFoundError: '),
+        ("default_scope = 'mmseg'\nparam_schedulr = []", "unknown key 'param_schedulr'"),
+    ],
+)
+def test_broken_config_is_refused(config, text, message):
+    with pytest.raises(UserError) as caught:
+        load_config(arguments(config(text)))
+    assert message in str(caught.value)
+
+
+def test_latest_checkpoint(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    for second, name in enumerate(('epoch_9.pth', 'iter_10.pth', 'iter_2.pth', 'best.pth')):
+        torch.save({}, tmp_path / name)
+        os.utime(tmp_path / name, (second, second))
+    (tmp_path / 'iter_11.pth').write_bytes((tmp_path / 'iter_10.pth').read_bytes()[:100])
+    assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_2.pth')  # The last one written.
+
+
+def test_use_checkpoint(tmp_path):
+    cfg = argparse.Namespace(work_dir='work')
+    torch.save({}, tmp_path / 'iter_1.pth')
+    assert use_checkpoint(cfg, str(tmp_path)) == cfg.load_from == str(tmp_path / 'iter_1.pth')
+    assert use_checkpoint(cfg, 'https://host/x.pth') == cfg.load_from == 'https://host/x.pth'
+    with pytest.raises(UserError, match=r"'x\.pth' does not exist; tools.* to 'work'"):
+        use_checkpoint(cfg, 'x.pth')
+
+
+def test_check_checkpoint():
+    model = nn.Linear(2, 3)
+    state = model.state_dict()
+    check_checkpoint({'state_dict': state}, model, strict=True)
+    check_checkpoint({f'module.{key}': value for key, value in state.items()}, model, strict=True)
+    part = {'bias': state['bias'], 'other': torch.ones(1)}
+    check_checkpoint(part, model, strict=False)
+    with pytest.raises(UserError) as caught:
+        check_checkpoint(part, model, strict=True)
+    assert str(caught.value).endswith(
+        'it lacks 1 parameters (weight (3, 2)) and has, of no use here, 1 parameters (other (1,))'
+    )
+    with pytest.raises(UserError, match='it lacks 2 parameters'):
+        check_checkpoint({'weight': torch.ones(4, 2)}, model, strict=False)

@@ -1,0 +1,210 @@
+"""From a command line to mmengine's Runner: the config, the checkpoint, the run."""
+
+import argparse
+import importlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from swinv2_backbone.compat import allow_mmengine_checkpoints
+from tools.utils import cli
+from tools.utils.config_checks import check_override, check_top_level
+from tools.utils.errors import UserError, did_you_mean, first_line
+
+TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config of the command line, with its overrides checked and merged.
+
+    Args:
+        args: Of a parser by :func:`tools.utils.cli.make_parser`.
+
+    Raises:
+        UserError: If the file is missing or broken, its toolbox cannot be imported, or an override
+            names no key.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = Path(args.config)
+    if not path.is_file():
+        nearby = [str(p) for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        raise UserError(f"config '{path}' does not exist{did_you_mean(str(path), nearby)}")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # A config is a program: whatever it raises, it is the config's.
+        raise UserError(f"config '{path}': {type(error).__name__}: {first_line(error)}") from error
+    if cfg.get('default_scope') not in TOOLBOXES:
+        raise UserError(
+            f"config '{path}': default_scope: got {cfg.get('default_scope')!r}, "
+            f'allowed: {" or ".join(map(repr, TOOLBOXES))}'
+        )
+    _require_toolbox(cfg.default_scope, path)
+    check_top_level(cfg, path)
+    for key in args.cfg_options or {}:
+        check_override(cfg, key)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / path.stem)
+    return cfg
+
+
+def _require_toolbox(name: str, path: Path) -> None:
+    """Refuse a config whose toolbox cannot be imported.
+
+    mmengine would go on, and later report that the toolbox's classes are not registered.
+    """
+    try:
+        importlib.import_module(f'{name}.models')
+    except Exception as error:  # Versions that do not fit together raise many classes.
+        raise UserError(
+            f"config '{path}': needs {name}, which cannot be imported here ({first_line(error)})"
+        ) from error
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The newest complete checkpoint of a work dir.
+
+    mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
+    there may be a later checkpoint than it names, one that is truncated, or nothing in it.
+    """
+    found = [
+        path
+        for path in Path(work_dir).glob('*.pth')
+        if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)
+    ]
+    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
+
+
+def use_checkpoint(cfg: Config, checkpoint: str) -> str:
+    """Make the Runner load a checkpoint: a URL, a file, or the newest of a work dir.
+
+    Returns:
+        The path or URL.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if Path(checkpoint).is_dir():
+        folder, checkpoint = checkpoint, latest_checkpoint(checkpoint)
+        if checkpoint is None:
+            raise UserError(f"checkpoint '{folder}': no iter_*.pth or epoch_*.pth in this folder")
+    elif '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise UserError(
+            f"checkpoint '{checkpoint}' does not exist; tools/train.py writes its own "
+            f"to '{cfg.work_dir}'"
+        )
+    cfg.load_from = checkpoint
+    return checkpoint
+
+
+def test_evaluators(cfg: Config) -> list:
+    """The test evaluators of a config, which may have one or several."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distribution and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def check_checkpoint(checkpoint: dict, model: nn.Module, strict: bool) -> None:
+    """Refuse a checkpoint that does not fit a model.
+
+    mmengine loads what matches and warns of the rest; a test of the wrong checkpoint would then
+    report the scores of random weights.
+
+    Args:
+        checkpoint: As it was read from the file.
+        model: The model.
+        strict: Whether the checkpoint must have every parameter of the model, in its shape, and no
+            other. If not, it must have at least one of them.
+
+    Raises:
+        UserError: Naming what is missing and what is left over.
+    """
+    own = _shapes(bare_model(model).state_dict())
+    given = _shapes(checkpoint.get('state_dict', checkpoint))
+    if not own & given or (strict and own != given):
+        raise UserError(
+            f"the checkpoint does not fit the config's model: it lacks {_describe(own - given)} "
+            f'and has, of no use here, {_describe(given - own)}'
+        )
+
+
+def _shapes(state: dict) -> set[tuple[str, tuple]]:
+    return {
+        (str(key).removeprefix('module.'), tuple(getattr(value, 'shape', ())))
+        for key, value in state.items()
+    }
+
+
+def _describe(parameters: set[tuple[str, tuple]]) -> str:
+    first = ', '.join(f'{name} {shape}' for name, shape in sorted(parameters)[:3])
+    more = ', ...' if len(parameters) > 3 else ''
+    return f'{len(parameters)} parameters' + (f' ({first}{more})' if parameters else '')
+
+
+class SetupHook(Hook):
+    """Checks the checkpoint that is loaded, and marks the end of the set-up.
+
+    Args:
+        strict: As in :func:`check_checkpoint`.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner.cfg.get('resume') and 'message_hub' not in checkpoint:
+            raise UserError(
+                'the checkpoint has weights alone, no state of a training to resume; '
+                'to start from its weights, set load_from'
+            )
+        check_checkpoint(checkpoint, runner.model, self.strict)
+
+    def before_train(self, runner: Runner) -> None:
+        cli.running = True
+
+    before_test = before_train
+
+
+def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> object:
+    """Build a Runner and call a function with it.
+
+    Args:
+        cfg: The config.
+        work: The function, such as ``Runner.train``.
+        strict: As in :func:`check_checkpoint`.
+
+    Returns:
+        What `work` returns.
+
+    Raises:
+        UserError: If a distributed job is requested where there is no accelerator, or the
+            checkpoint does not fit.
+    """
+    allow_mmengine_checkpoints()
+    if cfg.launcher != 'none' and get_device() == 'cpu' and not is_distributed():
+        raise UserError(
+            f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
+            'accelerators alone, and torch finds none here'
+        )
+    runner = Runner.from_cfg(cfg)
+    # One line for each parameter would bury what matters.
+    runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
+    runner.register_hook(SetupHook(strict), priority='LOWEST')
+    return work(runner)
