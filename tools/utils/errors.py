@@ -1,9 +1,9 @@
 """Distinguishing mistakes of the user, which end a script with one line, from bugs."""
 
 import difflib
-import dis
 import pickle
 import re
+import traceback
 from collections.abc import Iterable
 
 from swinv2_backbone.checkpoints.errors import CheckpointError
@@ -47,20 +47,18 @@ def is_user_mistake(error: BaseException) -> bool:
     """
     if isinstance(error, (UserError, CheckpointError, OSError)):
         return True
-    innermost, modules = error.__traceback__, set()
-    while innermost is not None:
-        module = innermost.tb_frame.f_globals.get('__name__', '')
-        modules.add(module)
-        instruction = innermost.tb_frame.f_code.co_code[innermost.tb_lasti]
-        innermost = innermost.tb_next
+    frames = list(traceback.walk_tb(error.__traceback__))
+    modules = [frame.f_globals.get('__name__', '') for frame, _ in frames]
     if 'torch.serialization' in modules:
         return True
-    package, by_statement = module.split('.')[0], instruction == dis.opmap['RAISE_VARARGS']
+    package = modules[-1].partition('.')[0] if modules else ''
+    statement = traceback.extract_tb(error.__traceback__)[-1].line or '' if modules else ''
+    checked = statement.startswith(('raise ', 'assert '))
     if package == 'swinv2_backbone':
-        return by_statement and isinstance(error, (ValueError, TypeError, ImportError))
+        return checked and isinstance(error, (ValueError, TypeError, ImportError))
     if package not in _OPENMMLAB:
         return False
     if isinstance(error, TypeError) and _BAD_CALL.search(str(error)):
         return True
     checks = (ValueError, TypeError, ImportError, KeyError, AssertionError)
-    return by_statement and isinstance(error, checks)
+    return checked and isinstance(error, checks)
