@@ -6,6 +6,7 @@ A window is a (height, width) pair in tokens.
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -21,7 +22,7 @@ ARCHITECTURES = {
 }
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether `value` is an integer and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -41,9 +42,7 @@ def check_float(name: str, value: float, low: float, high: float = math.inf) -> 
     return float(_check_number('a number', Real, name, value, low, high))
 
 
-def _check_number(
-    noun: str, kind: type, name: str, value: float, low: float, high: float
-) -> float:
+def _check_number(noun: str, kind: type, name: str, value: float, low: float, high: float) -> float:
     allowed = f'{noun} ' + (f'of at least {low}' if high == math.inf else f'from {low} to {high}')
     if not isinstance(value, kind) or isinstance(value, bool):
         raise wrong_type(name, value, allowed)
@@ -158,7 +157,7 @@ def _window(name: str, value: int | Sequence, low: int, allowed: str = _ONE_WIND
         return check_int(name, value[0], low), check_int(name, value[1], low)
     if not is_int(value):
         raise wrong_type(name, value, allowed)
-    side = check_int(name, value, low)  # type: ignore[arg-type]
+    side = check_int(name, value, low)
     return side, side
 
 

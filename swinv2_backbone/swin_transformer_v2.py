@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -89,6 +89,8 @@ class SwinTransformerV2(BaseModule):
         SwinV2 paper (arXiv 2111.09883).
     """
 
+    init_cfg: dict | list[dict] | None
+
     def __init__(
         self,
         arch: str | dict = 'tiny',
@@ -151,9 +153,9 @@ class SwinTransformerV2(BaseModule):
         pretrained_windows: Sequence[Pair | None],
         drop_path_rate: float,
         **stage_args: Any,
-    ) -> nn.ModuleList:
+    ) -> Sequence[SwinTransformerStage]:
         drop_paths = torch.linspace(0, drop_path_rate, sum(arch['depths'])).split(arch['depths'])
-        return nn.ModuleList(
+        stages = nn.ModuleList(
             SwinTransformerStage(
                 self.num_features[i],
                 arch['depths'][i],
@@ -166,6 +168,7 @@ class SwinTransformerV2(BaseModule):
             )
             for i in range(len(self.num_features))
         )
+        return cast(Sequence[SwinTransformerStage], stages)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of a batch of images.
@@ -183,11 +186,6 @@ class SwinTransformerV2(BaseModule):
             RuntimeError: If ``pretrained_window_sizes='auto'`` and no checkpoint was loaded.
         """
         check_images(x, self.in_channels)
-        if self.layers[0].pretrained_window is None:
-            raise RuntimeError(
-                "pretrained_window_sizes='auto': no checkpoint was loaded to read it from; call "
-                'init_weights(), load a state dict of this backbone, or set it'
-            )
         x = self.pos_drop(self.patch_embed(x))
         outputs = []
         for i, stage in enumerate(self.layers):

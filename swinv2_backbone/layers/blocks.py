@@ -5,6 +5,7 @@ Parameters are named as in the official repository.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -190,7 +191,8 @@ class SwinTransformerStage(nn.Module):
         depth: Number of blocks.
         num_heads: Attention heads.
         window: Window height and width in tokens.
-        pretrained_window: Window in tokens at which the CPB networks were trained.
+        pretrained_window: Window in tokens at which the CPB networks were trained. None: unknown
+            until it is set; it must be when the stage is called.
         drop_path: Probability of dropping a branch, one per block.
         downsample: Whether a patch merging follows.
         with_cp: Whether to recompute each block in the backward instead of keeping its
@@ -204,11 +206,11 @@ class SwinTransformerStage(nn.Module):
         depth: int,
         num_heads: int,
         window: Pair,
-        pretrained_window: Pair,
+        pretrained_window: Pair | None,
         drop_path: Sequence[float],
         downsample: bool,
         with_cp: bool = False,
-        **block_args: float,
+        **block_args: Any,
     ):
         super().__init__()
         self.window = window
@@ -221,7 +223,16 @@ class SwinTransformerStage(nn.Module):
         self.downsample = PatchMerging(dim) if downsample else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging."""
+        """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging.
+
+        Raises:
+            RuntimeError: If `pretrained_window` was never set.
+        """
+        if self.pretrained_window is None:
+            raise RuntimeError(
+                "pretrained_window_sizes='auto': no checkpoint was loaded to read it from; call "
+                'init_weights(), load a state dict of this backbone, or set it'
+            )
         size = (x.shape[1], x.shape[2])
         grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
         for i, block in enumerate(self.blocks):

@@ -196,7 +196,7 @@ if FUSED_SUPPORTED:
 def _groups_of(
     qkv: Tensor, size: Sequence[int], window: Sequence[int], shifted: bool
 ) -> tuple[WindowGroup, ...]:
-    grid = WindowGrid(tuple(size), tuple(window), shifted)
+    grid = WindowGrid((size[0], size[1]), (window[0], window[1]), shifted)
     return grid.groups(qkv.shape[0] // math.prod(size), qkv.device)
 
 
@@ -220,7 +220,7 @@ def _reciprocal_length(x: Tensor) -> Tensor:
     """1 / length along the last axis, in at least float32; 0 for what normalize() makes 0."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return F.threshold_(length, 1e-12, torch.inf).reciprocal_()
+    return F.threshold(length, 1e-12, torch.inf, inplace=True).reciprocal_()
 
 
 def _windows_backward(
