@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.arguments import ARCHITECTURES, parse_arch
 from tests.helpers.models import SMALL_ARCH
+
+
+@pytest.mark.parametrize(('arch', 'name'), [('t', 'tiny'), ('s', 'small'), ('B', 'base')])
+def test_an_initial_stands_for_an_architecture(arch, name):
+    assert parse_arch(arch) == parse_arch(name) == ARCHITECTURES[name]
+
 
 BAD_ARGUMENTS = [
     (dict(arch='huge'), ValueError, r"arch: got 'huge', allowed: 'tiny' \('t'\)"),
