@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -11,22 +11,11 @@ from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
 
-from .arguments import (
-    NUM_STAGES,
-    check_bool,
-    check_float,
-    check_images,
-    check_int,
-    parse_arch,
-    parse_init_cfg,
-    parse_out_indices,
-    parse_pretrained_windows,
-    parse_windows,
-)
+from . import arguments
 from .checkpoints.files import METADATA_KEY
 from .checkpoints.loading import PretrainedSwinV2
 from .checkpoints.pretrained_windows import agree, windows_from_metadata
-from .layers.blocks import PatchEmbed, SwinTransformerStage, init_from_scratch
+from .layers.blocks import PatchEmbed, SwinTransformerStage, build_stages, init_from_scratch
 from .layers.windows import Pair
 
 
@@ -54,8 +43,7 @@ class SwinTransformerV2(BaseModule):
         pretrained_window_sizes: Window that the position bias of the checkpoint was trained with,
             in the same forms. It is the unit of the bias, independent of `window_size`;
             ``python -m swinv2_backbone`` prints it for the released checkpoints. None:
-            `window_size`, for training from scratch. 'auto': read from the checkpoint, an error if
-            the checkpoint does not have it.
+            `window_size`, for training from scratch. 'auto': read from the checkpoint.
         mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
         drop_rate: Dropout probability after the patch embed, projections and MLPs.
         attn_drop_rate: Dropout probability of attention weights.
@@ -69,10 +57,9 @@ class SwinTransformerV2(BaseModule):
         norm_eval: Keep norm layers in eval mode during training. It changes nothing as long as
             all norms are LayerNorms, which have no running statistics.
         with_cp: Recompute each block in the backward instead of keeping its activations.
-        windows_at_once: Attention windows computed at a time, the paper's sequential
-            self-attention: a bound for the memory of the attention, whatever the size of the image.
-            None: as many as run fastest, which is a bound, too (a few MB on a CPU, 0.5 GB on a
-            GPU).
+        windows_at_once: Attention windows computed at a time (the paper's sequential
+            self-attention), a bound for the attention's memory at any size of the image. None: as
+            many as run fastest, also a bound (a few MB on a CPU, 0.5 GB on a GPU).
         init_cfg: mmengine's initialization config. ``dict(type='Pretrained', checkpoint=...)``
             loads a path or URL strictly; see :class:`~.checkpoints.loading.PretrainedSwinV2`.
 
@@ -82,8 +69,7 @@ class SwinTransformerV2(BaseModule):
         out_strides: Stride in pixels of each map returned.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If an argument is out of range; the message says what is allowed.
+        TypeError, ValueError: If an argument is not allowed; the message says what is.
 
     Source:
         SwinV2 paper (arXiv 2111.09883).
@@ -109,20 +95,23 @@ class SwinTransformerV2(BaseModule):
         windows_at_once: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ):
-        parse_init_cfg(init_cfg)
+        arguments.parse_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
-        arch = parse_arch(arch)
-        self.in_channels = check_int('in_channels', in_channels, 1)
-        self.patch_size = check_int('patch_size', patch_size, 1)
-        windows = parse_windows('window_size', window_size)
-        pretrained_windows = parse_pretrained_windows(pretrained_window_sizes, windows)
-        drop_rate = check_float('drop_rate', drop_rate, 0, 1)
-        drop_path_rate = check_float('drop_path_rate', drop_path_rate, 0, 1)
-        self.out_indices = parse_out_indices(out_indices)
-        self.frozen_stages = check_int('frozen_stages', frozen_stages, -1, NUM_STAGES)
-        self.norm_eval = check_bool('norm_eval', norm_eval)
+        arch = arguments.parse_arch(arch)
+        self.in_channels = arguments.check_int('in_channels', in_channels, 1)
+        self.patch_size = arguments.check_int('patch_size', patch_size, 1)
+        windows = arguments.parse_windows('window_size', window_size)
+        pretrained_windows = arguments.parse_pretrained_windows(pretrained_window_sizes, windows)
+        drop_rate = arguments.check_float('drop_rate', drop_rate, 0, 1)
+        drop_path_rate = arguments.check_float('drop_path_rate', drop_path_rate, 0, 1)
+        drop_paths = torch.linspace(0, drop_path_rate, sum(arch['depths'])).tolist()
+        self.out_indices = arguments.parse_out_indices(out_indices)
+        self.frozen_stages = arguments.check_int(
+            'frozen_stages', frozen_stages, -1, arguments.NUM_STAGES
+        )
+        self.norm_eval = arguments.check_bool('norm_eval', norm_eval)
         if windows_at_once is not None:
-            check_int('windows_at_once', windows_at_once, 1)
+            arguments.check_int('windows_at_once', windows_at_once, 1)
 
         self.num_features = [arch['embed_dims'] * 2**i for i in range(self.out_indices[-1] + 1)]
         self.out_channels = tuple(self.num_features[i] for i in self.out_indices)
@@ -130,45 +119,24 @@ class SwinTransformerV2(BaseModule):
 
         self.patch_embed = PatchEmbed(self.in_channels, arch['embed_dims'], self.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
-        self.layers = self._build_stages(
-            arch,
+        stages = build_stages(
+            arch['embed_dims'],
+            arch['depths'][: len(self.num_features)],
+            arch['num_heads'],
             windows,
             pretrained_windows,
-            drop_path_rate,
-            with_cp=check_bool('with_cp', with_cp),
-            mlp_ratio=check_float('mlp_ratio', mlp_ratio, 1 / arch['embed_dims']),
+            drop_paths,
+            with_cp=arguments.check_bool('with_cp', with_cp),
+            mlp_ratio=arguments.check_float('mlp_ratio', mlp_ratio, 1 / arch['embed_dims']),
             drop=drop_rate,
-            attn_drop=check_float('attn_drop_rate', attn_drop_rate, 0, 1),
+            attn_drop=arguments.check_float('attn_drop_rate', attn_drop_rate, 0, 1),
             windows_at_once=windows_at_once,
         )
+        self.layers = cast(Sequence[SwinTransformerStage], stages)
         for i, channels in zip(self.out_indices, self.out_channels, strict=True):
             self.add_module(f'norm{i}', nn.LayerNorm(channels))
         init_from_scratch(self)
         self._freeze_stages()
-
-    def _build_stages(
-        self,
-        arch: dict,
-        windows: Sequence[Pair],
-        pretrained_windows: Sequence[Pair | None],
-        drop_path_rate: float,
-        **stage_args: Any,
-    ) -> Sequence[SwinTransformerStage]:
-        drop_paths = torch.linspace(0, drop_path_rate, sum(arch['depths'])).split(arch['depths'])
-        stages = nn.ModuleList(
-            SwinTransformerStage(
-                self.num_features[i],
-                arch['depths'][i],
-                arch['num_heads'][i],
-                windows[i],
-                pretrained_windows[i],
-                drop_paths[i].tolist(),
-                downsample=i < self.out_indices[-1],
-                **stage_args,
-            )
-            for i in range(len(self.num_features))
-        )
-        return cast(Sequence[SwinTransformerStage], stages)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of a batch of images.
@@ -185,7 +153,7 @@ class SwinTransformerV2(BaseModule):
             ValueError: If x has another shape, or is empty.
             RuntimeError: If ``pretrained_window_sizes='auto'`` and no checkpoint was loaded.
         """
-        check_images(x, self.in_channels)
+        arguments.check_images(x, self.in_channels)
         x = self.pos_drop(self.patch_embed(x))
         outputs = []
         for i, stage in enumerate(self.layers):
@@ -205,9 +173,8 @@ class SwinTransformerV2(BaseModule):
     def set_window_size(self, window_size: int | Sequence) -> None:
         """Change the attention windows, at any time; the weights stay as they are.
 
-        The model then equals one built with these windows, and the same weights and
-        `pretrained_window_sizes` (where that is None, the unit of the position bias remains the
-        window that the model was built with).
+        The model then equals one built with these windows, the same weights, and the same
+        `pretrained_window_sizes` (if that was None: the windows it was built with).
 
         Args:
             window_size: As for the constructor.
@@ -216,7 +183,7 @@ class SwinTransformerV2(BaseModule):
             TypeError, ValueError: As the constructor; the windows are unchanged then.
         """
         # (Not strict: with some `out_indices`, the last stages are not built.)
-        windows = parse_windows('window_size', window_size)
+        windows = arguments.parse_windows('window_size', window_size)
         for stage, window in zip(self.layers, windows, strict=False):
             stage.window = window
 
@@ -241,14 +208,13 @@ class SwinTransformerV2(BaseModule):
     def init_weights(self) -> None:
         """Initialize according to ``init_cfg``, checkpoints last.
 
-        Without an ``init_cfg`` nothing changes: the constructor initializes for training from
-        scratch.
+        Without an ``init_cfg`` nothing changes: the constructor has initialized from scratch.
 
         Raises:
             FileNotFoundError, ConnectionError, ValueError: If the checkpoint cannot be loaded.
         """
         init_cfg = self.init_cfg
-        configs = parse_init_cfg(init_cfg)
+        configs = arguments.parse_init_cfg(init_cfg)
         pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
         self.init_cfg = [cfg for cfg in configs if not _is_pretrained(cfg['type'])] + [
             {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained
@@ -289,9 +255,9 @@ class SwinTransformerV2(BaseModule):
             prefix: Prefix of the backbone's parameters in the model, such as ``'backbone.'``.
 
         Returns:
-            The layer and the number of layers. Layer 0 is the patch embed; then follow the blocks,
-            each stage's patch merging with its last block. The last layer has the output norms, and
-            all parameters without the prefix (heads).
+            The layer and the number of layers. Layer 0 is the patch embed; the blocks follow, each
+            stage's patch merging with its last block. The last layer is the output norms, and all
+            parameters without the prefix (heads).
 
         Raises:
             ValueError: If the parameter has the prefix, but is in none of these layers.
@@ -342,4 +308,4 @@ class SwinTransformerV2(BaseModule):
         if stage is None:
             return self.is_output_norm(key)
         index = int(stage[1])
-        return last < index < NUM_STAGES or (index == last and bool(stage[2]))
+        return last < index < arguments.NUM_STAGES or (index == last and bool(stage[2]))

@@ -244,6 +244,41 @@ class SwinTransformerStage(nn.Module):
         return x
 
 
+def build_stages(
+    embed_dims: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    windows: Sequence[Pair],
+    pretrained_windows: Sequence[Pair | None],
+    drop_paths: Sequence[float],
+    **stage_args: Any,
+) -> nn.ModuleList:
+    """The stages of a network; the channels double, and the last one has no patch merging.
+
+    Args:
+        embed_dims: Channels C of the first stage.
+        depths: Number of blocks, one per stage to build. The following may have more entries.
+        num_heads: Attention heads, one per stage.
+        windows: Window height and width in tokens, one per stage.
+        pretrained_windows: Pretrained window, one per stage.
+        drop_paths: Probability of dropping a branch, one per block of the network.
+        stage_args: Further arguments of :class:`SwinTransformerStage`.
+    """
+    return nn.ModuleList(
+        SwinTransformerStage(
+            embed_dims * 2**i,
+            depth,
+            num_heads[i],
+            windows[i],
+            pretrained_windows[i],
+            drop_paths[sum(depths[:i]) : sum(depths[: i + 1])],
+            downsample=i < len(depths) - 1,
+            **stage_args,
+        )
+        for i, depth in enumerate(depths)
+    )
+
+
 def init_from_scratch(model: nn.Module) -> None:
     """Initialize linear layers and post-norms for training from scratch.
 

@@ -45,7 +45,7 @@ DEFECTS = [
     ),
     (
         'each_stage_has_its_own_pretrained_window',
-        'swin_transformer_v2.py',
+        'layers/blocks.py',
         'pretrained_windows[i],',
         'pretrained_windows,',
     ),
