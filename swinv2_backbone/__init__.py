@@ -1,14 +1,13 @@
 """SwinV2 as a multi-scale backbone, registered with OpenMMLab's toolboxes.
 
-Importing this package needs torch and mmengine alone, and registers
-:class:`SwinTransformerV2` in mmengine's root ``MODELS`` and :class:`SwinV2LayerDecayConstructor`
-in its ``OPTIM_WRAPPER_CONSTRUCTORS``.
+The import requires torch and mmengine alone. It registers :class:`SwinTransformerV2` in mmengine's
+root ``MODELS`` and :class:`SwinV2LayerDecayConstructor` in its ``OPTIM_WRAPPER_CONSTRUCTORS``.
 """
 
 from importlib.util import find_spec
 
-# mmengine is no install requirement: maintained forks install the same import name from
-# another distribution, and pip would lay the official files over them.
+# mmengine is no install requirement: maintained forks of it are distributions of other names with
+# the same import name, whose files pip would overwrite with the official ones.
 if find_spec('mmengine') is None:
     raise ImportError(
         'swinv2_backbone needs mmengine, which is not installed: run `pip install mmengine` '

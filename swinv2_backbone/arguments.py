@@ -1,7 +1,14 @@
-"""Checks and normal forms of what users pass to the backbone."""
+"""Checks of what users pass to the backbone, and conversion into one form.
 
+A window is a (height, width) pair in tokens.
+"""
+
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import TypeGuard
+
+from torch import Tensor
 
 from .layers.windows import Pair
 
@@ -15,75 +22,58 @@ ARCHITECTURES = {
 }
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether `value` is an integer and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_int(name: str, value: int, low: int, high: int | None = None) -> int:
-    """`value` as an int.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is below `low` or above `high`.
-    """
-    allowed = 'an integer ' + (f'of at least {low}' if high is None else f'from {low} to {high}')
-    if not is_int(value):
-        raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: {allowed}')
-    if value < low or (high is not None and value > high):
-        raise ValueError(f'{name}: got {value}, allowed: {allowed}')
-    return int(value)
+def check_int(name: str, value: int, low: int, high: float = math.inf) -> int:
+    """`value` as an int, if it is an integer from `low` to `high`; errors as in check_float."""
+    return int(_check_number('an integer', Integral, name, value, low, high))
 
 
-def check_probability(name: str, value: float) -> float:
-    """`value` as a float.
+def check_float(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """`value` as a float, if it is a finite number from `low` to `high`.
 
     Raises:
         TypeError: If it is not a number.
-        ValueError: If it lies outside 0 to 1.
+        ValueError: If it is below `low`, above `high`, or not finite.
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(
-            f'{name}: got {value!r} ({type(value).__name__}), allowed: a number from 0 to 1'
-        )
-    if not 0 <= value <= 1:
-        raise ValueError(f'{name}: got {value}, allowed: a number from 0 to 1')
-    return float(value)
+    return float(_check_number('a number', Real, name, value, low, high))
+
+
+def _check_number(noun: str, kind: type, name: str, value: float, low: float, high: float) -> float:
+    allowed = f'{noun} ' + (f'of at least {low}' if high == math.inf else f'from {low} to {high}')
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise wrong_type(name, value, allowed)
+    if not low <= value <= high or value == math.inf:
+        raise ValueError(f'{name}: got {value}, allowed: {allowed}')
+    return value
 
 
 def check_bool(name: str, value: bool) -> bool:
     """`value`, if it is a bool; else TypeError."""
     if not isinstance(value, bool):
-        raise TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: True or False')
+        raise wrong_type(name, value, 'True or False')
     return value
 
 
-def check_mlp_ratio(value: float, embed_dims: int) -> float:
-    """`value` as a float.
-
-    Raises:
-        TypeError: If it is not a number.
-        ValueError: If it leaves the first stage's MLPs, on `embed_dims` channels, no hidden one.
-    """
-    allowed = f'a number of at least 1 / {embed_dims}'
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f'mlp_ratio: got {value!r} ({type(value).__name__}), allowed: {allowed}')
-    if not 1 <= value * embed_dims < float('inf'):
-        raise ValueError(f'mlp_ratio: got {value}, allowed: {allowed}')
-    return float(value)
+def wrong_type(name: str, value: object, allowed: str) -> TypeError:
+    """The error for an argument of a type that is not allowed."""
+    return TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: {allowed}')
 
 
 def parse_init_cfg(value: dict | list | None) -> list[dict]:
     """mmengine's initialization config, as a list of dicts.
 
     Raises:
-        TypeError: If it is none, or no dict or sequence of dicts.
-        ValueError: If one of them has no type.
+        TypeError: If it is neither None, nor a dict, nor a list of dicts.
+        ValueError: If a dict has no type.
     """
     configs = [value] if isinstance(value, dict) else value if value is not None else []
-    allowed = "a dict with a 'type', a list of such, or None"
+    allowed = "a dict with a 'type', a list of such dicts, or None"
     if not isinstance(configs, (list, tuple)) or not all(isinstance(c, dict) for c in configs):
-        raise TypeError(f'init_cfg: got {value!r}, allowed: {allowed}')
+        raise wrong_type('init_cfg', value, allowed)
     if not all(cfg.get('type') for cfg in configs):
         raise ValueError(f'init_cfg: got {value!r}, allowed: {allowed}')
     return list(configs)
@@ -96,9 +86,9 @@ def parse_arch(arch: str | dict) -> dict:
         arch: A name, its initial, or a dict of the three.
 
     Raises:
-        TypeError: If it is neither, or a setting is not made of integers.
+        TypeError: If it is neither a name nor a dict, or a setting does not consist of integers.
         ValueError: If the name is unknown, keys are missing or unknown, a sequence does not have
-            four entries, or heads do not divide the channels of their stage.
+            one entry per stage, or the heads of a stage do not divide its channels.
     """
     if isinstance(arch, str):
         for name, settings in ARCHITECTURES.items():
@@ -109,14 +99,11 @@ def parse_arch(arch: str | dict) -> dict:
             f'arch: got {arch!r}, allowed: {names}, or dict(embed_dims=, depths=, num_heads=)'
         )
     if not isinstance(arch, dict):
-        raise TypeError(
-            f'arch: got {arch!r} ({type(arch).__name__}), allowed: a name or '
-            'dict(embed_dims=, depths=, num_heads=)'
-        )
-    wanted = ['embed_dims', 'depths', 'num_heads']
-    if set(arch) != set(wanted):
+        raise wrong_type('arch', arch, 'a name or dict(embed_dims=, depths=, num_heads=)')
+    keys = ['embed_dims', 'depths', 'num_heads']
+    if set(arch) != set(keys):
         raise ValueError(
-            f'arch: got a dict with the keys {sorted(map(str, arch))}, allowed: exactly {wanted}'
+            f'arch: got a dict with the keys {sorted(map(str, arch))}, allowed: exactly {keys}'
         )
     embed_dims = check_int("arch['embed_dims']", arch['embed_dims'], 1)
     depths, num_heads = (
@@ -132,17 +119,20 @@ def parse_arch(arch: str | dict) -> dict:
 
 
 def _stage_ints(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    allowed = f'{NUM_STAGES} integers, one per stage'
     if not isinstance(values, (list, tuple)):
-        raise TypeError(
-            f'{name}: got {values!r} ({type(values).__name__}), allowed: {NUM_STAGES} integers'
-        )
+        raise wrong_type(name, values, allowed)
     if len(values) != NUM_STAGES:
-        raise ValueError(f'{name}: got {values!r}, allowed: {NUM_STAGES} integers, one per stage')
+        raise ValueError(f'{name}: got {values!r}, allowed: {allowed}')
     return tuple(check_int(f'{name}[{i}]', value, 1) for i, value in enumerate(values))
 
 
+_ONE_WINDOW = 'an integer or a (height, width) pair, in tokens'
+_WINDOWS = f'an integer, a (height, width) pair, or {NUM_STAGES} of either, one per stage'
+
+
 def parse_windows(name: str, value: int | Sequence, low: int = 1) -> tuple[Pair, ...]:
-    """Windows in tokens, as one (height, width) pair a stage.
+    """Windows as (height, width) pairs, one per stage.
 
     Args:
         name: Name of the argument, for messages.
@@ -151,54 +141,60 @@ def parse_windows(name: str, value: int | Sequence, low: int = 1) -> tuple[Pair,
 
     Raises:
         TypeError: If an entry is neither an integer nor a pair of integers.
-        ValueError: If a side is too small or the number of entries fits none of the forms.
+        ValueError: If a side is too small, or the number of entries is none of the above.
     """
-    if is_int(value):
-        return (_window(name, value, low),) * NUM_STAGES
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(
-            f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer, a '
-            f'(height, width) pair, or {NUM_STAGES} of either, one per stage'
-        )
-    if len(value) == 2 and all(is_int(side) for side in value):
-        return (_window(name, value, low),) * NUM_STAGES
-    if len(value) != NUM_STAGES:
-        raise ValueError(
-            f'{name}: got {value!r}, {len(value)} entries, allowed: an integer, a '
-            f'(height, width) pair, or {NUM_STAGES} of either, one per stage'
-        )
-    return tuple(_window(f'{name}[{i}]', entry, low) for i, entry in enumerate(value))
+    if isinstance(value, (list, tuple)) and not (len(value) == 2 and all(map(is_int, value))):
+        if len(value) != NUM_STAGES:
+            raise ValueError(f'{name}: got {value!r}, {len(value)} entries, allowed: {_WINDOWS}')
+        return tuple(_window(f'{name}[{i}]', entry, low) for i, entry in enumerate(value))
+    return (_window(name, value, low, _WINDOWS),) * NUM_STAGES
 
 
-def _window(name: str, value: int | Sequence[int], low: int) -> Pair:
-    if is_int(value):
-        side = check_int(name, value, low)
-        return side, side
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(
-            f'{name}: got {value!r} ({type(value).__name__}), allowed: an integer or '
-            'a (height, width) pair, in tokens'
-        )
-    if len(value) != 2:
-        raise ValueError(
-            f'{name}: got {value!r}, allowed: an integer or a (height, width) pair, in tokens'
-        )
-    return check_int(name, value[0], low), check_int(name, value[1], low)
+def _window(name: str, value: int | Sequence, low: int, allowed: str = _ONE_WINDOW) -> Pair:
+    if isinstance(value, (list, tuple)):
+        if len(value) != 2:
+            raise ValueError(f'{name}: got {value!r}, allowed: {allowed}')
+        return check_int(name, value[0], low), check_int(name, value[1], low)
+    if not is_int(value):
+        raise wrong_type(name, value, allowed)
+    side = check_int(name, value, low)
+    return side, side
 
 
 def parse_out_indices(value: Sequence[int]) -> tuple[int, ...]:
-    """Stages to output, as a tuple.
+    """Indices of the stages whose maps are returned, as a tuple.
 
     Raises:
         TypeError: If it is not a sequence of integers.
-        ValueError: If it is empty, names no stage, or is not in increasing order.
+        ValueError: If it is empty, an index is out of range, or they do not increase.
     """
     allowed = f'increasing stage indices from 0 to {NUM_STAGES - 1}, such as (0, 1, 2, 3)'
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f'out_indices: got {value!r} ({type(value).__name__}), allowed: {allowed}')
+        raise wrong_type('out_indices', value, allowed)
     indices = tuple(
         check_int(f'out_indices[{i}]', index, 0, NUM_STAGES - 1) for i, index in enumerate(value)
     )
     if not indices or list(indices) != sorted(set(indices)):
         raise ValueError(f'out_indices: got {value!r}, allowed: {allowed}')
     return indices
+
+
+def check_images(x: Tensor, in_channels: int) -> None:
+    """Check the input of a forward.
+
+    Raises:
+        TypeError: If it is not a floating-point tensor.
+        ValueError: If its shape is not (B, in_channels, H, W), or it is empty.
+    """
+    allowed = f'a floating-point tensor (B, {in_channels}, H, W)'
+    if not isinstance(x, Tensor):
+        raise TypeError(f'x: got a {type(x).__name__}, allowed: {allowed}')
+    if x.ndim != 4 or x.shape[1] != in_channels:
+        raise ValueError(f'x: got shape {tuple(x.shape)}, allowed: {allowed}')
+    if not x.is_floating_point():
+        raise TypeError(f'x: got {x.dtype}, allowed: {allowed}')
+    if 0 in x.shape:
+        raise ValueError(
+            f'x: got an empty tensor of shape {tuple(x.shape)}, allowed: {allowed} with B, H, W '
+            '>= 1'
+        )

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
-from mmengine.model.weight_init import constant_init, trunc_normal_init
 from mmengine.registry import MODELS
+from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from . import arguments as args
+from . import arguments
 from .checkpoints.loading import PretrainedSwinV2
 from .checkpoints.pretrained_windows import (
     parse_pretrained_windows,
@@ -18,12 +18,12 @@ from .checkpoints.pretrained_windows import (
     windows_from_metadata,
     write_metadata,
 )
-from .layers.blocks import PatchEmbed, SwinTransformerBlock, SwinTransformerStage
+from .layers.blocks import PatchEmbed, SwinTransformerStage, build_stages, init_from_scratch
 from .layers.windows import Pair
 
 
 def _is_pretrained(init_type: str | type) -> bool:
-    """Whether an initializer is mmengine's Pretrained, bare or with a scope in front."""
+    """Whether a type of initializer is mmengine's Pretrained, with or without a scope."""
     name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
     return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
@@ -32,39 +32,38 @@ def _is_pretrained(init_type: str | type) -> bool:
 class SwinTransformerV2(BaseModule):
     """Swin Transformer V2 for dense prediction: a feature map from each stage.
 
-    Parameters are named as in the official repository (microsoft/Swin-Transformer), with an
-    output norm ``norm{i}`` a stage; the official final norm is ``norm3``. Windows are a matter of
-    the forward alone: any window runs with any weights, at any image size.
+    Parameters are named as in the official repository (microsoft/Swin-Transformer), with an output
+    norm ``norm{i}`` per stage; the official final norm is ``norm3``. Windows matter in the forward
+    alone: any window is valid with any weights, at any image size.
 
     Args:
         arch: 'tiny', 'small', 'base', 'large' (or the initial), or a dict of ``embed_dims``,
-            ``depths`` and ``num_heads`` (four entries each of the last two).
+            ``depths`` and ``num_heads`` (the last two with one entry per stage).
         in_channels: Channels of the image.
         patch_size: Side of a patch in pixels; the stride of the first map.
-        window_size: Attention window in tokens: an int, a (height, width) pair, or one entry a
-            stage (each an int or a pair). A window larger than the map shrinks to it.
-        pretrained_window_sizes: The window with which the checkpoint's position bias was trained,
-            in the same forms; it sets the unit of the bias, whatever `window_size` is. Those of the
-            published checkpoints: :data:`~.checkpoints.releases.PRETRAINED_WINDOW_SIZES`. None:
-            `window_size`, for training from scratch. 'auto': as recorded with the checkpoint, or an
-            error if it records none.
+        window_size: Attention window in tokens: an int, a (height, width) pair, or one entry per
+            stage, each an int or a pair. Windows shrink to maps that are smaller.
+        pretrained_window_sizes: Window that the position bias of the checkpoint was trained with,
+            in the same forms. It is the unit of the bias, independent of `window_size`;
+            ``python -m swinv2_backbone`` prints it for the released checkpoints. None:
+            `window_size`, for training from scratch. 'auto': as recorded with the
+            checkpoint, or an error if it records none.
         mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
         drop_rate: Dropout probability after the patch embed, projections and MLPs.
         attn_drop_rate: Dropout probability of attention weights.
         drop_path_rate: Probability of dropping a residual branch in the last block; it rises
             linearly from 0 in the first.
         out_indices: Stages whose maps are returned. Stages after the last of them are not built,
-            so that no parameter is left without a gradient.
+            so that no parameter is without a gradient.
         frozen_stages: -1: nothing is frozen; 0: the patch embed; k: also the first k stages with
-            their output norms and patch mergings (as mmdet and mmseg count; mmpretrain's 0 already
+            their output norms and patch mergings (the count of mmdet and mmseg; in mmpretrain, 0
             freezes a stage).
-        norm_eval: Keep norm layers in eval mode during training. Without effect on the result as
-            long as all norms are LayerNorm, which has no running statistics.
+        norm_eval: Keep norm layers in eval mode during training. It changes nothing as long as
+            all norms are LayerNorms, which have no running statistics.
         with_cp: Recompute each block in the backward instead of keeping its activations.
-        windows_at_once: Attention windows in flight at a time, the paper's sequential
-            self-attention: bounds the memory of the attention, whatever the size of the image.
-            None: as many as run fastest, which is a bound, too (a few MB on a CPU, 0.5 GB on a
-            GPU).
+        windows_at_once: Attention windows computed at a time (the paper's sequential
+            self-attention), a bound for the attention's memory at any size of the image. None: as
+            many as run fastest, also a bound (a few MB on a CPU, 0.5 GB on a GPU).
         init_cfg: mmengine's initialization config. ``dict(type='Pretrained', checkpoint=...)``
             loads a path or URL strictly; see :class:`~.checkpoints.loading.PretrainedSwinV2`.
 
@@ -74,12 +73,13 @@ class SwinTransformerV2(BaseModule):
         out_strides: Stride in pixels of each map returned.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If an argument is out of range; the message says what is allowed.
+        TypeError, ValueError: If an argument is not allowed; the message says what is.
 
     Source:
         SwinV2 paper (arXiv 2111.09883).
     """
+
+    init_cfg: dict | list[dict] | None
 
     def __init__(
         self,
@@ -99,55 +99,47 @@ class SwinTransformerV2(BaseModule):
         windows_at_once: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ):
-        args.parse_init_cfg(init_cfg)
+        arguments.parse_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
-        arch = args.parse_arch(arch)
-        self.in_channels = args.check_int('in_channels', in_channels, 1)
-        self.patch_size = args.check_int('patch_size', patch_size, 1)
-        windows = args.parse_windows('window_size', window_size)
+        arch = arguments.parse_arch(arch)
+        self.in_channels = arguments.check_int('in_channels', in_channels, 1)
+        self.patch_size = arguments.check_int('patch_size', patch_size, 1)
+        windows = arguments.parse_windows('window_size', window_size)
         pretrained_windows = parse_pretrained_windows(pretrained_window_sizes, windows)
-        drop_rate = args.check_probability('drop_rate', drop_rate)
-        self.out_indices = args.parse_out_indices(out_indices)
-        self.frozen_stages = args.check_int('frozen_stages', frozen_stages, -1, args.NUM_STAGES)
-        self.norm_eval = args.check_bool('norm_eval', norm_eval)
-        block_args = dict(
-            mlp_ratio=args.check_mlp_ratio(mlp_ratio, arch['embed_dims']),
-            drop=drop_rate,
-            attn_drop=args.check_probability('attn_drop_rate', attn_drop_rate),
-            windows_at_once=windows_at_once,
+        drop_rate = arguments.check_float('drop_rate', drop_rate, 0, 1)
+        drop_path_rate = arguments.check_float('drop_path_rate', drop_path_rate, 0, 1)
+        drop_paths = torch.linspace(0, drop_path_rate, sum(arch['depths'])).tolist()
+        self.out_indices = arguments.parse_out_indices(out_indices)
+        self.frozen_stages = arguments.check_int(
+            'frozen_stages', frozen_stages, -1, arguments.NUM_STAGES
         )
-        with_cp = args.check_bool('with_cp', with_cp)
+        self.norm_eval = arguments.check_bool('norm_eval', norm_eval)
         if windows_at_once is not None:
-            args.check_int('windows_at_once', windows_at_once, 1)
+            arguments.check_int('windows_at_once', windows_at_once, 1)
 
-        num_stages = self.out_indices[-1] + 1
-        self.num_features = [arch['embed_dims'] * 2**i for i in range(num_stages)]
+        self.num_features = [arch['embed_dims'] * 2**i for i in range(self.out_indices[-1] + 1)]
         self.out_channels = tuple(self.num_features[i] for i in self.out_indices)
         self.out_strides = tuple(self.patch_size * 2**i for i in self.out_indices)
 
-        depths = arch['depths']
-        drop_paths = torch.linspace(
-            0, args.check_probability('drop_path_rate', drop_path_rate), sum(depths)
-        ).tolist()
         self.patch_embed = PatchEmbed(self.in_channels, arch['embed_dims'], self.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
-        self.layers = nn.ModuleList(
-            SwinTransformerStage(
-                self.num_features[i],
-                depths[i],
-                arch['num_heads'][i],
-                windows[i],
-                pretrained_windows[i],
-                drop_paths[sum(depths[:i]) : sum(depths[: i + 1])],
-                downsample=i < num_stages - 1,
-                with_cp=with_cp,
-                **block_args,
-            )
-            for i in range(num_stages)
+        stages = build_stages(
+            arch['embed_dims'],
+            arch['depths'][: len(self.num_features)],
+            arch['num_heads'],
+            windows,
+            pretrained_windows,
+            drop_paths,
+            with_cp=arguments.check_bool('with_cp', with_cp),
+            mlp_ratio=arguments.check_float('mlp_ratio', mlp_ratio, 1 / arch['embed_dims']),
+            drop=drop_rate,
+            attn_drop=arguments.check_float('attn_drop_rate', attn_drop_rate, 0, 1),
+            windows_at_once=windows_at_once,
         )
+        self.layers = cast(Sequence[SwinTransformerStage], stages)
         for i, channels in zip(self.out_indices, self.out_channels, strict=True):
             self.add_module(f'norm{i}', nn.LayerNorm(channels))
-        self._init_from_scratch()
+        init_from_scratch(self)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -157,20 +149,15 @@ class SwinTransformerV2(BaseModule):
             x: Floating point ``(B, in_channels, H, W)``, any H, W >= 1.
 
         Returns:
-            One contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` an entry of `out_indices`,
-            with C_i and s_i as in ``out_channels`` and ``out_strides``.
+            One contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` per entry of `out_indices`,
+            with C_i and s_i from ``out_channels`` and ``out_strides``.
 
         Raises:
-            TypeError: If x is no floating-point tensor.
+            TypeError: If x is not a floating-point tensor.
             ValueError: If x has another shape, or is empty.
-            RuntimeError: If no checkpoint has told yet what ``pretrained_window_sizes='auto'`` is.
+            RuntimeError: If ``pretrained_window_sizes='auto'`` and no checkpoint was loaded.
         """
-        self._check_input(x)
-        if self.layers[0].pretrained_window is None:
-            raise RuntimeError(
-                "pretrained_window_sizes='auto': no checkpoint has told it yet; call "
-                'init_weights() or load a state dict of this backbone, or set it'
-            )
+        arguments.check_images(x, self.in_channels)
         x = self.pos_drop(self.patch_embed(x))
         outputs = []
         for i, stage in enumerate(self.layers):
@@ -188,33 +175,31 @@ class SwinTransformerV2(BaseModule):
         return tuple(stage.window for stage in self.layers)
 
     def set_window_size(self, window_size: int | Sequence) -> None:
-        """Change the attention windows of a model, loaded and trained as it may be.
+        """Change the attention windows, at any time; the weights stay as they are.
 
-        From now on it computes what a model built with these windows, and the same
-        `pretrained_window_sizes` and weights, computes. No weights are touched. (A model built with
-        ``pretrained_window_sizes=None`` keeps the windows it was built with as the unit of its
-        position bias.)
+        The model then equals one built with these windows, the same weights, and the same
+        `pretrained_window_sizes` (if that was None: the windows it was built with).
 
         Args:
-            window_size: In the constructor's forms.
+            window_size: As for the constructor.
 
         Raises:
-            TypeError, ValueError: If it is in none of them; nothing is changed then.
+            TypeError, ValueError: As the constructor; the windows are unchanged then.
         """
-        # (Not strict: `out_indices` may leave out the last stages.)
-        windows = args.parse_windows('window_size', window_size)
+        # (Not strict: with some `out_indices`, the last stages are not built.)
+        windows = arguments.parse_windows('window_size', window_size)
         for stage, window in zip(self.layers, windows, strict=False):
             stage.window = window
 
     @contextmanager
     def window_size_as(self, window_size: int | Sequence) -> Iterator['SwinTransformerV2']:
-        """Use other attention windows inside a ``with`` block, as for testing at larger ones.
+        """Use other attention windows inside a ``with`` block, e.g. larger ones in testing.
 
         Args:
-            window_size: As for :meth:`set_window_size`.
+            window_size: As for the constructor.
 
         Yields:
-            The model itself. Its windows are as before when the block ends, however it does.
+            The model itself. The windows are restored when the block ends, also by an exception.
         """
         before = self.window_size
         self.set_window_size(window_size)
@@ -224,31 +209,16 @@ class SwinTransformerV2(BaseModule):
             for stage, window in zip(self.layers, before, strict=True):
                 stage.window = window
 
-    def _check_input(self, x: Tensor) -> None:
-        wanted = f'a floating-point tensor (B, {self.in_channels}, H, W)'
-        if not isinstance(x, Tensor):
-            raise TypeError(f'x: got a {type(x).__name__}, allowed: {wanted}')
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f'x: got shape {tuple(x.shape)}, allowed: {wanted}')
-        if not x.is_floating_point():
-            raise TypeError(f'x: got {x.dtype}, allowed: {wanted}')
-        if 0 in x.shape:
-            raise ValueError(
-                f'x: got an empty tensor of shape {tuple(x.shape)}, allowed: {wanted} '
-                'with B, H, W >= 1'
-            )
-
     def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says, a checkpoint last.
+        """Initialize according to ``init_cfg``, checkpoints last.
 
-        The constructor has already done what training from scratch needs, so without an
-        ``init_cfg`` nothing changes.
+        Without an ``init_cfg`` nothing changes: the constructor has initialized from scratch.
 
         Raises:
             FileNotFoundError, ConnectionError, ValueError: If the checkpoint cannot be loaded.
         """
-        given = self.init_cfg
-        configs = args.parse_init_cfg(given)
+        init_cfg = self.init_cfg
+        configs = arguments.parse_init_cfg(init_cfg)
         pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
         self.init_cfg = [cfg for cfg in configs if not _is_pretrained(cfg['type'])] + [
             {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained
@@ -256,7 +226,7 @@ class SwinTransformerV2(BaseModule):
         try:
             super().init_weights()
         finally:
-            self.init_cfg = given
+            self.init_cfg = init_cfg
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         # The position bias is undefined without its unit, so that is saved with the weights.
@@ -278,24 +248,43 @@ class SwinTransformerV2(BaseModule):
                 stage.pretrained_window = window
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _init_from_scratch(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_init(module, std=0.02)
-        for module in self.modules():
-            # Residual branches end in a norm. With its weight at zero, too, each block starts as
-            # the identity: the official model's recipe, without which large ones diverge.
-            if isinstance(module, SwinTransformerBlock):
-                constant_init(module.norm1, 0)
-                constant_init(module.norm2, 0)
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for layer-wise learning rate decay; OpenMMLab's interface.
+
+        Args:
+            param_name: Name of the parameter.
+            prefix: Prefix of the backbone's parameters in the model, such as ``'backbone.'``.
+
+        Returns:
+            The layer and the number of layers. Layer 0 is the patch embed; the blocks follow, each
+            stage's patch merging with its last block. The last layer is the output norms, and all
+            parameters without the prefix (heads).
+
+        Raises:
+            ValueError: If the parameter has the prefix, but is in none of these layers.
+        """
+        layers = [['patch_embed.']]
+        for i, stage in enumerate(self.layers):
+            layers += [[f'layers.{i}.blocks.{j}.'] for j in range(len(stage.blocks))]
+            layers[-1].append(f'layers.{i}.downsample.')
+        layers.append([f'norm{i}.' for i in self.out_indices])
+        if not param_name.startswith(prefix):
+            return len(layers) - 1, len(layers)
+        for layer, starts in enumerate(layers):
+            if param_name.removeprefix(prefix).startswith(tuple(starts)):
+                return layer, len(layers)
+        raise ValueError(
+            f'{param_name}: is in no layer of a SwinTransformerV2 (patch embed, blocks, patch '
+            'mergings, output norms), so layer-wise decay has no learning rate for it'
+        )
 
     def train(self, mode: bool = True) -> 'SwinTransformerV2':
-        """Set the mode, except for what is frozen."""
+        """Set training or eval mode; frozen parts, and norms with ``norm_eval``, stay in eval."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, (nn.LayerNorm, _NormBase)):
+                if is_norm(module):
                     module.eval()
         return self
 

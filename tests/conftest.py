@@ -9,7 +9,7 @@ from tests.helpers.models import SMALL_ARCH, randomize_parameters
 
 @pytest.fixture
 def small():
-    """A quick backbone of four stages with random_parameter weights, in eval mode."""
+    """A quick backbone of four stages with random weights, in eval mode."""
 
     def build(**kwargs):
         return randomize_parameters(
@@ -19,9 +19,9 @@ def small():
     return build
 
 
-@pytest.fixture(params=['fast', 'plain'])
+@pytest.fixture(params=['fused', 'reference'])
 def implementation(request, monkeypatch):
-    """Run the test with each twin of the attention."""
+    """Run the test with the fused attention and with the reference attention."""
     monkeypatch.setenv('SWINV2_ATTENTION', request.param)
     return request.param
 

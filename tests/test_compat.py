@@ -1,4 +1,4 @@
-"""The safe loader reads mmengine's checkpoints, and still nothing that runs code."""
+"""The safe loader reads the checkpoints of mmengine, and nothing that runs code."""
 
 import pickle
 import subprocess
@@ -27,8 +27,8 @@ def test_message_hub_with_histories_loads(tmp_path):
     assert loaded['message_hub']['runtime_info']['iter'] == 7
 
 
-def test_without_the_shim_it_does_not_load(tmp_path):
-    """When this fails, upstream has cured it and the shim can go."""
+def test_the_workaround_is_still_required(tmp_path):
+    """When this fails, mmengine or torch has fixed it, and the workaround can be removed."""
     torch.save({'history': HistoryBuffer([1.0], [1])}, tmp_path / 'a.pth')
     result = subprocess.run(
         [sys.executable, '-c', f'import mmengine, torch; torch.load({str(tmp_path / "a.pth")!r})'],

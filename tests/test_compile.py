@@ -1,6 +1,6 @@
 """torch.compile and torch.export: no graph break, one graph for many sizes, the same values.
 
-Most run torch's tracers with the eager backend: the kernels that inductor writes from the same
+Most tests run torch's tracers with the eager backend: the kernels that inductor makes of the same
 graphs take minutes of C++ compilation, and are tested under `slow`.
 """
 
@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from swinv2_backbone import SwinTransformerV2
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_as_accurate, assert_equal_to_rounding
 
 # At least 225 pixels: then no map is smaller than its window of 8. Odd ones pad everywhere.
 SIZES = [(256, 320), (288, 256), (225, 402)]
@@ -24,9 +25,9 @@ def _fresh_compiler():
 
 
 def shallow(**kwargs):
-    """Four stages of which one has a shifted block: half the time to trace."""
+    """Four stages of which one has a shifted block, to trace it in half the time; in float64."""
     arch = {**SMALL_ARCH, 'depths': (2, 1, 1, 1)}
-    return randomize_parameters(SwinTransformerV2(arch, drop_path_rate=0.0, **kwargs))
+    return randomize_parameters(SwinTransformerV2(arch, drop_path_rate=0.0, **kwargs)).double()
 
 
 def gradients(model, run, image):
@@ -35,27 +36,22 @@ def gradients(model, run, image):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def assert_equal_maps(ours, theirs, atol=2e-5):
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=atol)
-
-
 def assert_same(compiled, model, image):
     """The maps, and in train mode the gradients, of a compiled model and of the model."""
     if model.training:
-        wanted, got = (gradients(model, run, image) for run in (model, compiled))
-        for name, value in wanted.items():
-            assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
+        expected, got = (gradients(model, run, image) for run in (model, compiled))
+        assert_equal_to_rounding(got, expected)
     with torch.set_grad_enabled(model.training):
-        assert_equal_maps(compiled(image), model(image))
+        assert_equal_to_rounding(compiled(image), model(image))
 
 
 @pytest.mark.parametrize('training', [False, True])
 def test_one_graph_serves_all_sizes(training):
-    model = shallow().train(training)
+    # The backward takes long to trace: two stages have all kinds of layers.
+    model = shallow(out_indices=(0, 1) if training else (0, 1, 2, 3)).train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
     for size in SIZES:
-        assert_same(compiled, model, torch.randn(2, 3, *size))
+        assert_same(compiled, model, torch.randn(2, 3, *size).double())
     assert counters['stats']['unique_graphs'] == 1
 
 
@@ -64,23 +60,25 @@ def test_maps_smaller_than_the_window_are_one_more_graph():
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='eager')
     with torch.no_grad():
         for size in ((120, 250), (200, 400), (130, 300)):  # The last map is 4 to 7 rows high.
-            image = torch.randn(1, 3, *size)
-            assert_equal_maps(compiled(image), model(image))
+            image = torch.randn(1, 3, *size).double()
+            assert_equal_to_rounding(compiled(image), model(image))
     assert counters['stats']['unique_graphs'] == 1
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_under_autocast(dtype):
-    model, image = shallow().train(), torch.randn(1, 3, 100, 72)
+def test_autocast_is_as_accurate_as_in_eager_mode(dtype):
+    model, image = shallow().train(), torch.randn(1, 3, 100, 72).double()
+    exact = gradients(model, model, image)
+    model, image = model.float(), image.float()
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     with torch.autocast('cpu', dtype):
-        wanted, got = (gradients(model, run, image) for run in (model, compiled))
-    for name, value in wanted.items():
-        assert got[name].isfinite().all(), name
-        assert (got[name] - value).norm() <= 20 * torch.finfo(dtype).eps * value.norm(), name
+        eager, got = (gradients(model, run, image) for run in (model, compiled))
+    for name, gradient in got.items():
+        assert gradient.isfinite().all(), name
+    assert_as_accurate(got, eager, exact)
 
 
-def test_operators_keep_torchs_rules():
+def test_operators_pass_opcheck():
     from swinv2_backbone.layers import fused_attention
 
     inputs = [torch.randn(20, 3, 2, 4), 5 + torch.rand(2, 1, 1), torch.randn(2, 9, 9)]
@@ -92,34 +90,34 @@ def test_operators_keep_torchs_rules():
     assert 'test_autograd_registration' in found
 
 
-def test_torch_export_needs_no_operator_of_ours():
-    model, image = shallow().eval(), torch.randn(1, 3, 100, 72)
+def test_export_has_no_operator_of_ours():
+    model, image = shallow().eval(), torch.randn(1, 3, 100, 72).double()
     program = torch.export.export(model, (image,))
     operators = {str(node.target) for node in program.graph.nodes if node.op == 'call_function'}
-    assert not [name for name in operators if 'swinv2' in name or 'mkldnn' in name]
+    assert not [name for name in operators if 'swinv2' in name]
     with torch.no_grad():
-        assert_equal_maps(program.module()(image), model(image))
+        assert_equal_to_rounding(program.module()(image), model(image))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('training', [False, True])
-def test_inductor(training):
+def test_inductor_computes_the_same(training):
     model = shallow().train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for size in SIZES[:2]:
-        assert_same(compiled, model, torch.randn(1, 3, *size))
+        assert_same(compiled, model, torch.randn(1, 3, *size).double())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_cuda_graph_in_eval_mode():
-    model, image = shallow().eval().cuda(), torch.randn(2, 3, 256, 320, device='cuda')
+def test_a_cuda_graph_computes_the_same():
+    model, image = shallow().eval().cuda(), torch.randn(2, 3, 256, 320).double().cuda()
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.no_grad():
         with torch.cuda.stream(stream):
-            model(image)  # What is computed once for this size is computed before.
+            model(image)  # Fills the caches for this size.
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
             maps = model(image)
         image.copy_(torch.randn_like(image))
         graph.replay()
-        assert_equal_maps(maps, model(image))
+        assert_equal_to_rounding(maps, model(image))

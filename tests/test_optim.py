@@ -1,5 +1,6 @@
-"""Layer-wise decay: which layer a parameter is in, what it gets, what never decays."""
+"""Layer-wise decay: the learning rate and weight decay of each parameter."""
 
+import copy
 import logging
 
 import pytest
@@ -8,9 +9,9 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.arguments import ARCHITECTURES
-from swinv2_backbone.optim import describe, layer_of
-from tests.helpers.models import SMALL_ARCH
+from swinv2_backbone.optim import describe
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_equal_to_rounding
 
 RATE = 0.5
 CONSTRUCTOR = 'swinv2_backbone.SwinV2LayerDecayConstructor'
@@ -26,7 +27,7 @@ class Segmentor(nn.Module):
 
     def forward(self, x):
         maps = self.backbone(x)
-        return self.head(maps[0]).mean() + sum(out.square().mean() for out in maps[1:])
+        return self.head(maps[0]).relu().mean() + sum(out.square().mean() for out in maps[1:])
 
 
 def wrapper(model, paramwise=None, constructor=CONSTRUCTOR, **optimizer):
@@ -50,46 +51,13 @@ def by_name(model, groups):
     return found
 
 
-def test_layers():
-    depths = [2, 2, 6, 2]
-    assert [
-        layer_of(name, depths)
-        for name in (
-            'patch_embed.proj.weight',
-            'patch_embed.norm.bias',
-            'layers.0.blocks.0.norm1.weight',
-            'layers.0.blocks.1.mlp.fc1.bias',
-            'layers.0.downsample.reduction.weight',
-            'layers.1.blocks.0.attn.q_bias',
-            'layers.1.downsample.norm.weight',
-            'layers.2.blocks.0.attn.logit_scale',
-            'layers.2.blocks.5.attn.cpb_mlp.0.weight',
-            'layers.2.downsample.reduction.weight',
-            'layers.3.blocks.1.attn.proj.weight',
-            'norm0.weight',
-            'norm3.bias',
-        )
-    ] == [0, 0, 1, 2, 2, 3, 4, 5, 10, 10, 12, 13, 13]
-
-
-@pytest.mark.parametrize('arch', ARCHITECTURES)
-def test_all_architectures_fall_evenly(arch):
-    model = SwinTransformerV2({**ARCHITECTURES[arch], 'embed_dims': 48})  # All heads divide it.
-    depth = sum(ARCHITECTURES[arch]['depths'])
-    layers = {layer_of(name, ARCHITECTURES[arch]['depths']) for name, _ in model.named_parameters()}
-    assert layers == set(range(depth + 2))
-
-
 def test_rates_and_decay_of_every_parameter():
     model = Segmentor()
     found = by_name(model, wrapper(model).optimizer.param_groups)
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, group in found.items():
-        layer = (
-            9
-            if name.startswith('head.')
-            else layer_of(name.removeprefix('backbone.'), [2, 2, 2, 2])
-        )
+        layer, count = model.backbone.get_layer_depth(name, 'backbone.')
+        assert count == 10
         assert group['lr'] == pytest.approx(0.1 * RATE ** (9 - layer)), name
         exempt = (
             name.endswith('bias')
@@ -122,23 +90,22 @@ def test_the_printed_table(caplog, monkeypatch):
     assert printed == [(describe(groups), 'current')]
     lines = [line.split() for line in printed[0][0].splitlines()]
     assert lines[0] == ['layer-wise', 'decay', 'of', 'the', 'learning', 'rate']
-    assert lines[1] == ['group', 'lr', 'scale', 'lr', 'weight', 'decay', 'tensors', 'parameters']
+    assert lines[1] == ['lr', 'scale', 'lr', 'weight', 'decay', 'tensors', 'parameters', 'group']
     # Patch embed: 8 x 3 x 4 x 4 weights; bias, norm. Block: qkv 192, proj 64, MLP 2 x 256;
     # biases 8 + 8 + 8 + 32 + 8, norms 32, logit_scale 1, cpb_mlp 1024 + 512 + 512.
     assert lines[2:] == [
-        ['backbone', 'layer', '0', '0.2500', '0.025', '0', '3', '24'],
-        ['backbone', 'layer', '0', '0.2500', '0.025', '0.05', '1', '384'],
-        ['backbone', 'layer', '1', '0.5000', '0.05', '0', '13', '2,145'],
-        ['backbone', 'layer', '1', '0.5000', '0.05', '0.05', '4', '768'],
-        ['backbone', 'layer', '2', '1.0000', '0.1', '0', '2', '16'],
-        ['others', '1.0000', '0.1', '0', '1', '2'],
-        ['others', '1.0000', '0.1', '0.05', '1', '16'],
+        ['0.2500', '0.025', '0', '3', '24', 'backbone', 'layer', '0'],
+        ['0.2500', '0.025', '0.05', '1', '384', 'backbone', 'layer', '0'],
+        ['0.5000', '0.05', '0', '13', '2,145', 'backbone', 'layer', '1'],
+        ['0.5000', '0.05', '0.05', '4', '768', 'backbone', 'layer', '1'],
+        ['1.0000', '0.1', '0', '2', '16', 'backbone', 'layer', '2'],
+        ['1.0000', '0.1', '0', '1', '2', 'others'],
+        ['1.0000', '0.1', '0.05', '1', '16', 'others'],
     ]
 
 
-def test_rate_1_is_plain_adamw():
-    """After some steps, the parameters are those of AdamW with the list that configs have."""
-    plain_cfg = dict(
+def test_rate_1_is_adamw_with_the_options_of_the_configs():
+    by_config_cfg = dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
         custom_keys={
@@ -146,21 +113,22 @@ def test_rate_1_is_plain_adamw():
         },
     )
     torch.manual_seed(3)
-    ours, plain = Segmentor(drop_path_rate=0.0), Segmentor(drop_path_rate=0.0)
-    plain.load_state_dict(ours.state_dict())
-    image = torch.randn(2, 3, 64, 64)
+    ours = randomize_parameters(Segmentor(drop_path_rate=0.0)).double()
+    by_config = copy.deepcopy(ours)
+    before = copy.deepcopy(ours.state_dict())
+    image = torch.randn(2, 3, 64, 64).double()
     for model, optim in (
         (ours, wrapper(ours, dict(layer_decay_rate=1), lr=1e-3)),
-        (plain, wrapper(plain, plain_cfg, 'DefaultOptimWrapperConstructor', lr=1e-3)),
+        (by_config, wrapper(by_config, by_config_cfg, 'DefaultOptimWrapperConstructor', lr=1e-3)),
     ):
         for _ in range(3):
             optim.update_params(model(image))
-    for (name, one), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
-    assert not torch.equal(ours.head[0].weight, Segmentor().head[0].weight)
+    assert_equal_to_rounding(dict(ours.named_parameters()), dict(by_config.named_parameters()))
+    for name, parameter in ours.backbone.named_parameters():
+        assert not torch.equal(parameter, before[f'backbone.{name}']), name
 
 
-def test_mmengines_options_come_on_top():
+def test_options_of_mmengine_apply_on_top():
     model = Segmentor(frozen_stages=1)
     found = by_name(
         model,
@@ -212,15 +180,17 @@ def test_rules_by_kind_are_mmengines_where_they_are_given():
         assert found[name]['weight_decay'] == pytest.approx(decay), name
 
 
-def test_shared_parameters():
+def test_shared_parameters_require_bypass_duplicate():
     model = Segmentor()
-    model.head[0].weight = model.twin = nn.Parameter(torch.zeros(4, 16, 1, 1))
-    with pytest.raises(ValueError, match=r'twin: is shared by several modules; bypass_duplicate'):
+    model.head[0].weight = model.shared = nn.Parameter(torch.zeros(4, 16, 1, 1))
+    with pytest.raises(
+        ValueError, match='shared: is shared by several modules; with bypass'
+    ):
         wrapper(model)
     optim = wrapper(model, dict(layer_decay_rate=RATE, bypass_duplicate=True))
     assert (
         sum(
-            parameter is model.twin
+            parameter is model.shared
             for group in optim.optimizer.param_groups
             for parameter in group['params']
         )
@@ -242,14 +212,14 @@ def test_schedulers_keep_the_scale():
     assert optim.get_lr()['base_lr'] == [pytest.approx(0.01)]  # What mmengine's logs show.
 
 
-def test_a_parameter_without_a_layer():
+def test_a_parameter_without_a_layer_is_refused():
     model = Segmentor()
     model.backbone.register_parameter('prompt', nn.Parameter(torch.zeros(1, 4)))
-    with pytest.raises(ValueError, match='prompt: is of no layer of a SwinTransformerV2'):
+    with pytest.raises(ValueError, match='prompt: is in no layer of a SwinTransformerV2'):
         wrapper(model)
 
 
-def test_a_model_without_our_backbone():
+def test_a_model_without_the_backbone_is_refused():
     with pytest.raises(ValueError, match=r'the model \(Linear\) has no SwinTransformerV2'):
         wrapper(nn.Linear(3, 4))
 
@@ -265,9 +235,30 @@ def test_a_model_without_our_backbone():
         (dict(layer_decay_rate=0.9), dict(weight_decay=None), 'optimizer: got no weight_decay'),
     ],
 )
-def test_wrong_options(paramwise, optimizer, message):
+def test_wrong_options_are_refused(paramwise, optimizer, message):
     with pytest.raises(ValueError, match=message):
         wrapper(Segmentor(), {'norm_decay_mult': 0.0, **paramwise}, **optimizer)
+
+
+def test_the_constructor_of_mmpretrain_gives_the_same_rates():
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
+    from mmpretrain.models import ImageClassifier
+
+    model = ImageClassifier(
+        backbone=dict(type='swinv2_backbone.SwinTransformerV2', arch=SMALL_ARCH, out_indices=(3,)),
+        head=dict(type='LinearClsHead', num_classes=5, in_channels=128),
+    )
+    build = LearningRateDecayOptimWrapperConstructor(
+        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.05)),
+        dict(layer_decay_rate=RATE),
+    )
+    theirs = by_name(model, build(model).optimizer.param_groups)
+    ours = by_name(model, wrapper(model).optimizer.param_groups)
+    assert len(ours) == len(list(model.parameters()))
+    assert {name: group['lr'] for name, group in ours.items()} == pytest.approx(
+        {name: group['lr'] for name, group in theirs.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +268,7 @@ def test_wrong_options(paramwise, optimizer, message):
         ('mmdet', 'detection/mask_rcnn_swinv2_tiny_w16_3x_coco.py'),
     ],
 )
-def test_under_the_toolboxes(toolbox, config):
+def test_rates_in_a_model_of_a_toolbox(toolbox, config):
     pytest.importorskip(toolbox)
     from tests.test_configs import build, load
 

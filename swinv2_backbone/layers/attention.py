@@ -1,6 +1,7 @@
-"""Scaled cosine attention inside windows: the definition, and the module.
+"""Scaled cosine attention within windows: the reference attention, and the module.
 
-B images, nW windows an image, N tokens a window, C channels, nH heads, d = C / nH.
+B images, H W map size in tokens, nW windows per image, N tokens per window, C channels, nH heads,
+d = C / nH channels per head.
 """
 
 import math
@@ -9,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dispatch import use_fused_implementation
-from .fused_attention import attend
+from .fused_attention import attend, use_fused_attention
 from .position_bias import at_least_float32, make_cpb_mlp, position_bias
 from .windows import Pair, WindowGrid
 
@@ -18,12 +18,11 @@ LARGEST_LOGIT_SCALE = math.log(100.0)
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Scale the last axis to length 1, in at least float32.
+    """Scale the vectors along the last axis to length 1, in at least float32.
 
-    A zero vector (shorter than 1e-12, as for torch's normalize) becomes zero and gets no gradient.
-    It does occur (a key has no bias, so a blank token has a key of exactly 0), and dividing by its
-    clamped length instead would send back a gradient of up to 1e12, which is infinite once it is
-    cast to float16.
+    A zero vector (shorter than 1e-12, as in torch's normalize) becomes zero and gets no gradient.
+    Zero vectors occur: keys have no bias, so the key of a blank token is exactly 0. Dividing by a
+    clamped length instead would give a gradient of up to 1e12, infinite when cast to float16.
     """
     x = at_least_float32(x)
     squared = x.square().sum(-1, keepdim=True)
@@ -32,7 +31,7 @@ def normalize(x: Tensor) -> Tensor:
 
 
 def logit_factor(logit_scale: Tensor) -> Tensor:
-    """What cosine similarities are multiplied with, at most 100: the exponential of a parameter."""
+    """Factor of the cosine similarities, ``exp(logit_scale)``, clamped at 100."""
     return at_least_float32(logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
 
 
@@ -42,15 +41,16 @@ def cosine_attention(
     v: Tensor,
     logit_scale: Tensor,
     bias: Tensor,
-    visible: Tensor | None = None,
+    attn_mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Softmax of scaled cosine similarity plus position bias, applied to the values.
 
-    This is the readable definition; :func:`~.fast_attention.attend` is its fast twin.
+    This is the reference attention, written to be read; :func:`~.fused_attention.attend` is the
+    fused attention, which is faster.
 
-    Logits and softmax are computed in float32 at least, also under autocast: with a scale of up to
-    100 they would lose two digits in half precision.
+    Logits and softmax are computed in at least float32, also under autocast: at a scale of up to
+    100, half precision would lose two digits.
 
     Args:
         q: Queries ``(B * nW, nH, N, d)``; k and v likewise.
@@ -58,7 +58,8 @@ def cosine_attention(
         v: Values; sets the dtype of the result.
         logit_scale: ``(nH, 1, 1)``, natural logarithm of the scale, clamped at ln 100.
         bias: ``(nH, N, N)``, [head, query, key].
-        visible: Boolean ``(nW, N, N)``, [window, query, key], or None: everything is.
+        attn_mask: Boolean ``(nW, N, N)``, [window, query, key], True where the key is attended
+            to. None: everywhere.
         dropout: Probability of dropping an attention weight.
 
     Returns:
@@ -67,27 +68,27 @@ def cosine_attention(
     with torch.autocast(q.device.type, enabled=False):
         scaled_q = normalize(q) * logit_factor(logit_scale)
         logits = scaled_q @ normalize(k).transpose(-2, -1) + bias
-        if visible is not None:
-            # -inf and not the customary -100: logits span [-100, 116] here, so a key at -100
-            # from the best could still win.
-            by_image = logits.unflatten(0, (-1, visible.shape[0]))
-            logits = by_image.masked_fill(~visible[:, None], -torch.inf).flatten(0, 1)
+        if attn_mask is not None:
+            # -inf, not the customary -100: logits are in [-100, 116], so that a masked key
+            # could still have the largest one.
+            by_image = logits.unflatten(0, (-1, attn_mask.shape[0]))
+            logits = by_image.masked_fill(~attn_mask[:, None], -torch.inf).flatten(0, 1)
         weights = F.dropout(logits.softmax(-1), dropout, training=dropout > 0)
         return weights.to(v.dtype) @ v
 
 
 class WindowAttention(nn.Module):
-    """Multi-head scaled cosine attention of windows, with a continuous position bias.
+    """Multi-head scaled cosine attention within windows, with a continuous position bias.
 
-    Parameters are named as in the official repository. Queries and values have a bias,
-    keys have none.
+    Parameters are named as in the official repository. Queries and values have a bias, keys have
+    none.
 
     Args:
         dim: Channels C.
         num_heads: Heads; divides dim.
         attn_drop: Dropout probability of the attention weights.
         proj_drop: Dropout probability of the output.
-        windows_at_once: Windows in flight at a time, None: as many as run fastest.
+        windows_at_once: Windows computed at a time; see :func:`~.fused_attention.attend`.
 
     Source:
         SwinV2 paper (arXiv 2111.09883), sections 3.2 and 3.3.
@@ -119,23 +120,18 @@ class WindowAttention(nn.Module):
 
         Args:
             x: The maps.
-            grid: How they are cut into windows.
+            grid: Their partition into windows.
             pretrained_window: Window in tokens at which the CPB network was trained.
         """
         dropout = self.attn_drop if self.training else 0.0
         bias = self.bias(grid.window, pretrained_window)
-        if (
-            use_fused_implementation() and not dropout
-        ):  # The fast path never sees the weights to drop.
-            qkv = self._project(x).flatten(0, 2)
-            attended = attend(
-                qkv, logit_factor(self.logit_scale), bias, grid, self.windows_at_once
-            ).view_as(x)
+        if use_fused_attention() and not dropout:  # It has no attention weights to drop.
+            qkv, factor = self._project(x).flatten(0, 2), logit_factor(self.logit_scale)
+            attended = attend(qkv, factor, bias, grid, self.windows_at_once).view_as(x)
         else:
             q, k, v = self._project(grid.split(x)).permute(2, 0, 3, 1, 4)
-            attended = cosine_attention(
-                q, k, v, self.logit_scale, bias, grid.attention_mask(x.device), dropout
-            )
+            attn_mask = grid.attention_mask(x.device)
+            attended = cosine_attention(q, k, v, self.logit_scale, bias, attn_mask, dropout)
             attended = grid.merge(attended.transpose(1, 2).flatten(2))
         return self.proj_drop(self.proj(attended))
 
@@ -146,11 +142,11 @@ class WindowAttention(nn.Module):
         return qkv.unflatten(-1, (3, self.num_heads, -1))
 
     def bias(self, window: Pair, pretrained_window: Pair) -> Tensor:
-        """Position bias ``(nH, N, N)``, [head, query, key], of a window.
+        """Position bias of a window: ``(nH, N, N)``, [head, query, key].
 
-        On a CPU, in eval mode without gradients, it is computed once for given weights, and again
-        when they change, by whatever way. (On a GPU, comparing the weights would make the host
-        wait for the device in every block, which costs more than the bias.)
+        On a CPU, in eval mode and without gradients, it is cached until the weights change, in
+        whatever way. (On a GPU, comparing the weights would make the host wait for the device in
+        every block, which takes longer than computing the bias.)
         """
         if torch.compiler.is_compiling():
             return position_bias(self.cpb_mlp, window, pretrained_window)
@@ -163,12 +159,12 @@ class WindowAttention(nn.Module):
         return cached.bias
 
     def __getstate__(self) -> dict:
-        # copy.deepcopy (an EMA of the model) and pickle have no use for the cache.
+        # copy.deepcopy (as for an EMA of the model) and pickle leave the cache out.
         return {**self.__dict__, '_cached_bias': None}
 
 
 class _CachedBias:
-    """A position bias together with all that it was computed from."""
+    """A position bias, and the windows and weights that it was computed from."""
 
     def __init__(self, cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair):
         self.windows = window, pretrained_window
@@ -176,8 +172,8 @@ class _CachedBias:
         self.bias = position_bias(cpb_mlp, window, pretrained_window)
 
     def is_current(self, cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> bool:
-        # The values themselves are compared: version counters miss writes through
-        # `param.data`, which is how mmengine's EMAHook swaps weights.
+        # The values are compared, because version counters miss writes through `param.data`, by
+        # which mmengine's EMAHook swaps weights.
         return self.windows == (window, pretrained_window) and all(
             old.device == new.device and old.dtype == new.dtype and torch.equal(old, new)
             for old, new in zip(self.weights, cpb_mlp.parameters(), strict=True)

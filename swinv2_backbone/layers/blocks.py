@@ -1,10 +1,11 @@
-"""What SwinV2 is built from: patch embed, block, patch merging, stage.
+"""The modules of SwinV2: patch embed, block, patch merging, stage.
 
 B images, H W map size in tokens, C channels. Maps are channels-last: ``(B, H, W, C)``.
-Modules hold parameters under the official repository's names.
+Parameters are named as in the official repository.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +13,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import WindowAttention
-from .dispatch import (
-    TOKENS_IN_CACHE,
-    has_hooks,
-    linear_gelu,
-    records_gradient,
-    use_fused_implementation,
-)
+from .fused_attention import TOKENS_IN_CACHE, records_gradient, use_fused_attention
 from .windows import Pair, WindowGrid
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch for whole samples, scale what is kept by 1 / keep.
+    """Stochastic depth: drop a residual branch for whole samples, scale the kept ones by 1 / keep.
 
     Args:
         drop_prob: Probability of dropping, 0 to 1.
@@ -34,12 +29,12 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any ``(B, ...)``; the identity in eval mode."""
+        """``(B, ...) -> (B, ...)``; the identity in eval mode."""
         if self.drop_prob == 0.0 or not self.training:
             return x
         keep = 1.0 - self.drop_prob
         if keep == 0.0:
-            return x * 0  # Not zeros_like: distributed training wants a gradient, if only 0.
+            return x * 0  # Not zeros_like: distributed training requires gradients, even of 0.
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype).div_(keep)
 
@@ -48,7 +43,7 @@ class DropPath(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens: a convolution with stride patch_size, then LayerNorm.
+    """Patches to tokens: a convolution with stride `patch_size`, then LayerNorm.
 
     Args:
         in_channels: Channels of the image.
@@ -65,10 +60,10 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)``.
 
-        What is missing from the last patches is padded, below and right, with zeros.
+        The last patches are padded, below and right, with zeros.
         """
         if torch.compiler.is_compiling():
-            # What is too much the convolution drops: so a graph serves all sizes.
+            # The convolution drops what is too much, so that one graph is valid for all sizes.
             below = right = self.patch_size - 1
         else:
             below, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
@@ -78,10 +73,10 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve a map: 2 x 2 neighbors are concatenated, reduced to 2C, then normalized.
+    """Halve a map: 2 x 2 neighbors are concatenated, projected to 2C, then normalized.
 
     Args:
-        dim: Channels C that arrive.
+        dim: Channels C of the input.
     """
 
     def __init__(self, dim: int):
@@ -92,18 +87,12 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
         height, width = x.shape[1:3]
-        # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order that checkpoints are in.
+        # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order in all checkpoints.
         if torch.compiler.is_compiling():
-            # Padded by one, needed or not, and cut in steps: so one graph serves all sizes.
+            # Padded in any case and cut in steps, so that one graph is valid for all sizes.
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
-            x = torch.cat(
-                [
-                    x[:, row : height + row : 2, col : width + col : 2]
-                    for col in (0, 1)
-                    for row in (0, 1)
-                ],
-                dim=-1,
-            )
+            offsets = (0, 0), (1, 0), (0, 1), (1, 1)
+            x = torch.cat([x[:, i : height + i : 2, j : width + j : 2] for i, j in offsets], dim=-1)
         else:
             if height % 2 or width % 2:
                 x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
@@ -123,12 +112,11 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = linear_gelu(x, self.fc1, self.act)
-        return self.drop(self.fc2(self.drop(hidden)))
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 class SwinTransformerBlock(nn.Module):
-    """Window attention and MLP, each a residual branch that ends in a LayerNorm.
+    """Window attention and MLP, each in a residual branch that ends with a LayerNorm.
 
     Args:
         dim: Channels C.
@@ -137,7 +125,7 @@ class SwinTransformerBlock(nn.Module):
         drop: Dropout probability of projections and MLP.
         attn_drop: Dropout probability of attention weights.
         drop_path: Probability of dropping a branch.
-        windows_at_once: Windows of the attention in flight at a time, None: as many as run fastest.
+        windows_at_once: Windows computed at a time; see :func:`~.fused_attention.attend`.
     """
 
     def __init__(
@@ -164,47 +152,48 @@ class SwinTransformerBlock(nn.Module):
 
         Args:
             x: The map.
-            grid: How it is cut into windows.
+            grid: Its partition into windows.
             pretrained_window: Window in tokens at which the CPB network was trained.
         """
         attended = self.attn(x, grid, pretrained_window)
-        if not self._goes_in_pieces(x):
+        if not self._use_chunks(x):
             return self._add_branches(x, attended)
-        pieces = zip(*(y.flatten(0, 2).split(TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
-        return torch.cat([self._add_branches(*piece) for piece in pieces]).view_as(x)
+        chunks = zip(*(y.flatten(0, 2).split(TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
+        return torch.cat([self._add_branches(*chunk) for chunk in chunks]).view_as(x)
 
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
-        # Drop path comes after the norm: before it, a dropped branch would still emit the
-        # norm's bias, and a kept one would have its 1 / keep normalized away.
+        # Drop path comes after the norm. Before it, a dropped branch would still add the norm's
+        # bias, and the norm would undo the factor 1 / keep of a kept one.
         x = x + self.drop_path(self.norm1(attended))
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
-    def _goes_in_pieces(self, x: Tensor) -> bool:
-        """Whether what is left, which does each token by itself, is to go piece by piece.
+    def _use_chunks(self, x: Tensor) -> bool:
+        """Whether to compute the tokens in chunks after the attention, where each is independent.
 
-        Then the MLP's hidden channels stay in a CPU's cache, and memory small. It is worth nothing
-        where autograd keeps them, and would show to whoever has hooks on the modules.
+        That keeps the MLP's hidden channels in the cache of a CPU, and the memory small. It is of
+        no use where autograd keeps them, and forward hooks on the modules would notice it.
         """
         return (
             x.device.type == 'cpu'
             and not self.training
             and not torch.compiler.is_compiling()
-            and use_fused_implementation()
+            and use_fused_attention()
             and not records_gradient(x, *self.parameters())
-            and not has_hooks(self)
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         )
 
 
 class SwinTransformerStage(nn.Module):
-    """The blocks of one resolution, every other one shifted, then a patch merging.
+    """The blocks of one resolution, every second one shifted, then a patch merging.
 
     Args:
         dim: Channels C.
         depth: Number of blocks.
         num_heads: Attention heads.
         window: Window height and width in tokens.
-        pretrained_window: Window in tokens at which the CPB networks were trained.
-        drop_path: One probability a block.
+        pretrained_window: Window in tokens at which the CPB networks were trained. None: unknown
+            until it is set; it must be when the stage is called.
+        drop_path: Probability of dropping a branch, one per block.
         downsample: Whether a patch merging follows.
         with_cp: Whether to recompute each block in the backward instead of keeping its
             activations.
@@ -217,11 +206,11 @@ class SwinTransformerStage(nn.Module):
         depth: int,
         num_heads: int,
         window: Pair,
-        pretrained_window: Pair,
+        pretrained_window: Pair | None,
         drop_path: Sequence[float],
         downsample: bool,
         with_cp: bool = False,
-        **block_args: float,
+        **block_args: Any,
     ):
         super().__init__()
         self.window = window
@@ -234,13 +223,78 @@ class SwinTransformerStage(nn.Module):
         self.downsample = PatchMerging(dim) if downsample else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging."""
+        """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging.
+
+        Raises:
+            RuntimeError: If `pretrained_window` was never set.
+        """
+        if self.pretrained_window is None:
+            raise RuntimeError(
+                "pretrained_window_sizes='auto': no checkpoint was loaded to read it from; call "
+                'init_weights(), load a state dict of this backbone, or set it'
+            )
         size = (x.shape[1], x.shape[2])
         grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
         for i, block in enumerate(self.blocks):
-            args = x, grids[i % 2], self.pretrained_window
+            inputs = x, grids[i % 2], self.pretrained_window
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, *args, use_reentrant=False)
+                x = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x = block(*args)
+                x = block(*inputs)
         return x
+
+
+def build_stages(
+    embed_dims: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    windows: Sequence[Pair],
+    pretrained_windows: Sequence[Pair | None],
+    drop_paths: Sequence[float],
+    **stage_args: Any,
+) -> nn.ModuleList:
+    """The stages of a network; the channels double, and the last one has no patch merging.
+
+    Args:
+        embed_dims: Channels C of the first stage.
+        depths: Number of blocks, one per stage to build. The following may have more entries.
+        num_heads: Attention heads, one per stage.
+        windows: Window height and width in tokens, one per stage.
+        pretrained_windows: Pretrained window, one per stage.
+        drop_paths: Probability of dropping a branch, one per block of the network.
+        stage_args: Further arguments of :class:`SwinTransformerStage`.
+    """
+    return nn.ModuleList(
+        SwinTransformerStage(
+            embed_dims * 2**i,
+            depth,
+            num_heads[i],
+            windows[i],
+            pretrained_windows[i],
+            drop_paths[sum(depths[:i]) : sum(depths[: i + 1])],
+            downsample=i < len(depths) - 1,
+            **stage_args,
+        )
+        for i, depth in enumerate(depths)
+    )
+
+
+def init_from_scratch(model: nn.Module) -> None:
+    """Initialize linear layers and post-norms for training from scratch.
+
+    Source:
+        The official repository.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            # Bounds of 5 standard deviations. With the customary -2 and 2, which are 100, torch
+            # before 2.13 and mmengine return -2 itself for one weight in 2**24.
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.1, b=0.1)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        # Residual branches end with a norm. With weight and bias 0, each block starts as the
+        # identity; otherwise large models diverge.
+        if isinstance(module, SwinTransformerBlock):
+            for parameter in (*module.norm1.parameters(), *module.norm2.parameters()):
+                nn.init.zeros_(parameter)

@@ -1,48 +1,82 @@
-"""The fast twin of cosine attention, from maps to maps.
+"""Fused attention: scaled cosine attention within windows, from maps to maps.
 
-B images, H W map size in tokens, T = B * H * W, nH heads, d channels of a head, C = nH * d,
-N tokens a window.
+B images, H W map size in tokens, T = B * H * W, nH heads, d channels per head, C = nH * d,
+n windows, N tokens per window.
 
-What it saves: windows are cut (with shift and padding) by one gather and put back by one scatter;
-only windows at the seam or the padding have a mask, one a kind; the logits of a few windows at a
-time are in memory, in the backward too, which computes them again.
+It is faster than the reference attention, and takes less memory: one gather cuts the windows (shift
+and padding included) and one scatter puts them back; windows are masked only along the shift
+boundary and at the padding; only the logits of a few windows at a time are in memory, and the
+backward computes them again.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import FUSED_SUPPORTED, TOKENS_IN_CACHE, records_gradient
 from .windows import WindowGrid, WindowGroup
 
-# Logits in flight in a backward by default: what a CPU's cache holds, what fills a GPU.
+IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
+# 'fast' and 'plain' are the names that versions up to 0.1 had.
+IMPLEMENTATIONS = {'fused': True, 'fast': True, 'reference': False, 'plain': False}
+# torch 2.7 and later.
+FUSED_SUPPORTED = hasattr(torch.library, 'custom_op') and hasattr(torch.compiler, 'is_exporting')
+
+# As many tokens at a time as stay in the cache of a CPU.
+TOKENS_IN_CACHE = 2048
+# Logits at a time in a backward: as many as stay in the cache of a CPU, as keep a GPU busy.
 _LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**21, 2**25
+
+
+def use_fused_attention() -> bool:
+    """Whether the fused attention runs, instead of the reference attention.
+
+    ``SWINV2_ATTENTION=reference`` in the environment turns it off, for debugging. Exporters
+    (torch.export, torch.onnx, torch.jit.trace) always get the reference attention, whose operators
+    every runtime has.
+
+    Raises:
+        ValueError: If the variable is neither 'fused' nor 'reference'.
+    """
+    if not FUSED_SUPPORTED or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False
+    name = os.environ.get(IMPLEMENTATION_VARIABLE, 'fused')
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"{IMPLEMENTATION_VARIABLE}: got {name!r}, allowed: 'fused' or 'reference'"
+        )
+    return IMPLEMENTATIONS[name]
+
+
+def records_gradient(*inputs: Tensor) -> bool:
+    """Whether autograd records what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def attend(
     qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid, windows_at_once: int | None = None
 ) -> Tensor:
-    """Windowed cosine attention of every token of a batch of maps.
+    """Scaled cosine attention within windows, of all tokens of a batch of maps.
 
-    Equal to cutting the maps into windows, :func:`~.attention.cosine_attention`, and putting them
-    together again. The products of q and k take the inputs' dtype, unit vectors rounded to it
-    (they carry the rounding of q and k anyway), and accumulate in float32.
+    The result is that of cutting the maps into windows, :func:`~.attention.cosine_attention`, and
+    merging them. The products of q and k take unit vectors rounded to the inputs' dtype (q and k
+    have that rounding already), and accumulate in float32.
 
-    To torch.compile it is one operator.
+    For torch.compile it is a single operator.
 
     Args:
         qkv: Queries, keys and values of the tokens, ``(T, 3, nH, d)``.
         scale: ``(nH, 1, 1)``, factor of the cosine similarities.
         bias: ``(nH, N, N)``, [head, query, key].
-        grid: How each map is cut into windows.
-        windows_at_once: Windows in flight at a time, in forward and backward. None: as many as
+        grid: Partition of each map into windows.
+        windows_at_once: Windows computed at a time, in forward and backward. None: as many as
             run fastest.
 
     Returns:
-        ``(T, C)`` in the dtype of qkv. It has first derivatives only.
+        ``(T, C)`` in the dtype of qkv, differentiable once.
     """
     function = _attend
     if torch.compiler.is_compiling() or records_gradient(qkv, scale, bias):
@@ -59,18 +93,18 @@ def _attend(
     shifted: bool,
     windows_at_once: int | None,
 ) -> Tensor:
-    # (A mask that wants a gradient sends SDPA down its slow path, with gradients off, too.)
+    # (SDPA is slow with a mask that requires a gradient, even while gradients are off.)
     qkv, scale, bias = (x.detach() for x in (qkv, scale, bias))
     out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
     if qkv.device.type == 'cpu':
         at_once = windows_at_once or max(1, TOKENS_IN_CACHE // bias.shape[1])
     else:
-        at_once = windows_at_once or len(qkv)  # All of them.
-        bias = bias.to(qkv.dtype)  # Only the CPU's kernel takes a mask of another dtype.
+        at_once = windows_at_once or len(qkv)  # All windows.
+        bias = bias.to(qkv.dtype)  # Only the kernel for CPUs takes a mask of another dtype.
     with torch.autocast(qkv.device.type, enabled=False):
-        for kind in _kinds(qkv, size, window, shifted):
-            mask = _masked(bias, kind)[None]
-            for tokens in kind.tokens.split(at_once):
+        for group in _groups_of(qkv, size, window, shifted):
+            mask = _masked_bias(bias, group)[None]
+            for tokens in group.tokens.split(at_once):
                 windows = _gather(qkv, tokens)
                 queries_and_keys = windows[:, :, :2]
                 factor = _reciprocal_length(queries_and_keys)
@@ -78,7 +112,7 @@ def _attend(
                 queries_and_keys *= factor
                 q, k, v = windows.permute(2, 0, 3, 1, 4)
                 attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-                _scatter(attended.transpose(1, 2), tokens, kind, out)
+                _scatter(attended.transpose(1, 2), tokens, group, out)
     return out
 
 
@@ -94,35 +128,31 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
     grad_out = grad_out.unflatten(1, qkv.shape[2:])
-    kinds = _kinds(qkv, size, window, shifted)
+    groups = _groups_of(qkv, size, window, shifted)
     budget = _LOGITS_ON_CPU if qkv.device.type == 'cpu' else _LOGITS_ELSEWHERE
     at_once = windows_at_once or max(1, budget // bias.numel())
-    at_once = min(at_once, max(len(kind.tokens) for kind in kinds))
-    # Memory for what is as large as the logits: asked for again and again, it would be given back
-    # to the system each time.
+    at_once = min(at_once, max(len(group.tokens) for group in groups))
+    # Memory for tensors as large as the logits. Allocated in each round, it would go back to the
+    # operating system each time.
     scratch = bias.new_empty(2, at_once, *bias.shape)
     with torch.autocast(qkv.device.type, enabled=False):
-        for kind in kinds:
-            mask = _masked(bias, kind)
-            for tokens in kind.tokens.split(at_once):
+        for group in groups:
+            mask = _masked_bias(bias, group)
+            for tokens in group.tokens.split(at_once):
                 grad_windows = _gather(grad_out, tokens)
-                if kind.real is not None:  # What padded queries computed was dropped.
-                    kept = grad_windows.new_zeros(tokens.shape[1], 1, 1)
-                    grad_windows *= kept.index_fill_(0, kind.real, 1)
+                if group.valid is not None:  # The output of padded queries was dropped.
+                    is_valid = grad_windows.new_zeros(tokens.shape[1], 1, 1)
+                    grad_windows *= is_valid.index_fill_(0, group.valid, 1)
+                windows, logits = _gather(qkv, tokens), scratch[:, : len(tokens)]
                 windows = _windows_backward(
-                    _gather(qkv, tokens),
-                    scale,
-                    mask,
-                    grad_windows,
-                    *grads[1:],
-                    scratch[:, : len(tokens)],
+                    windows, scale, mask, grad_windows, grads[1], grads[2], logits
                 )
-                _scatter(windows, tokens, kind, grads[0].flatten(1))
+                _scatter(windows, tokens, group, grads[0].flatten(1))
     return grads
 
 
 def _keep_inputs(ctx, inputs, output):
-    # And nothing of size windows x heads x N x N: the backward computes the logits again.
+    # Nothing of size n x nH x N x N: the backward computes the logits again.
     ctx.save_for_backward(*inputs[:3])
     ctx.windows = inputs[3:]
 
@@ -133,10 +163,10 @@ def _backward_of_operator(ctx, grad_out):
 
 
 def _operators() -> tuple[Callable, Callable]:
-    """The two functions as operators of torch's, the first one differentiable by the second.
+    """Forward and backward as operators of torch, the second being the derivative of the first.
 
-    To torch.compile they are opaque: their loops over windows stay out of the graph, and so does
-    all arithmetic on the size of the map.
+    torch.compile does not look into them: their loops over windows, and all arithmetic on the size
+    of the map, stay out of its graph.
     """
     windows = 'SymInt[] size, SymInt[] window, bool shifted, int? windows_at_once'
     forward = torch.library.custom_op(
@@ -152,7 +182,7 @@ def _operators() -> tuple[Callable, Callable]:
         schema=f'(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, {windows}) '
         '-> (Tensor, Tensor, Tensor)',
     )
-    # What a tracer is to know of the results: shapes and dtypes.
+    # For tracers: shapes and dtypes of the results.
     forward.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3]))
     backward.register_fake(lambda grad_out, *inputs: tuple(map(torch.empty_like, inputs[:3])))
     forward.register_autograd(_backward_of_operator, setup_context=_keep_inputs)
@@ -163,34 +193,34 @@ if FUSED_SUPPORTED:
     _attend_operator, _attend_backward_operator = _operators()
 
 
-def _kinds(
+def _groups_of(
     qkv: Tensor, size: Sequence[int], window: Sequence[int], shifted: bool
 ) -> tuple[WindowGroup, ...]:
-    grid = WindowGrid(tuple(size), tuple(window), shifted)
-    return grid.kinds(qkv.shape[0] // math.prod(size), qkv.device)
+    grid = WindowGrid((size[0], size[1]), (window[0], window[1]), shifted)
+    return grid.groups(qkv.shape[0] // math.prod(size), qkv.device)
 
 
-def _masked(bias: Tensor, kind: WindowGroup) -> Tensor:
-    return bias if kind.visible is None else bias.masked_fill(~kind.visible, -torch.inf)
+def _masked_bias(bias: Tensor, group: WindowGroup) -> Tensor:
+    return bias if group.attn_mask is None else bias.masked_fill(~group.attn_mask, -torch.inf)
 
 
 def _gather(values: Tensor, tokens: Tensor) -> Tensor:
-    """Windows of a map, a copy: ``(T, ...)`` and ``(n, N)`` to ``(n, N, ...)``."""
+    """Copy windows out of a map: ``(T, ...)`` and ``(n, N)`` to ``(n, N, ...)``."""
     return values.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
 
 
-def _scatter(windows: Tensor, tokens: Tensor, kind: WindowGroup, out: Tensor) -> None:
-    """Write windows ``(n, N, ...)`` to their places in a map ``(T, -1)``, without the padding."""
-    if kind.real is not None:
-        windows, tokens = windows[:, kind.real], tokens[:, kind.real]
+def _scatter(windows: Tensor, tokens: Tensor, group: WindowGroup, out: Tensor) -> None:
+    """Write windows ``(n, N, ...)``, without the padding, to their places in a map ``(T, -1)``."""
+    if group.valid is not None:
+        windows, tokens = windows[:, group.valid], tokens[:, group.valid]
     out.index_copy_(0, tokens.flatten(), windows.reshape(-1, out.shape[1]))
 
 
 def _reciprocal_length(x: Tensor) -> Tensor:
-    """1 / length of the last axis, in float32 at least; 0 for a zero vector: normalize()."""
+    """1 / length along the last axis, in at least float32; 0 for what normalize() makes 0."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return F.threshold_(length, 1e-12, torch.inf).reciprocal_()
+    return F.threshold(length, 1e-12, torch.inf, inplace=True).reciprocal_()
 
 
 def _windows_backward(
@@ -202,12 +232,12 @@ def _windows_backward(
     grad_bias: Tensor,
     scratch: Tensor,
 ) -> Tensor:
-    """Gradient of a few windows, in float32 at least.
+    """Gradient of a few windows, in at least float32.
 
     Args:
         qkv: ``(n, N, 3, nH, d)``.
         scale: ``(nH, 1, 1)``.
-        mask: ``(nH, N, N)``, the bias, -inf where a key is hidden.
+        mask: ``(nH, N, N)``, the bias, -inf where it is masked.
         grad_out: ``(n, N, nH, d)``.
         grad_scale: ``(nH, 1, 1)``, added to.
         grad_bias: ``(nH, N, N)``, added to.
@@ -235,12 +265,13 @@ def _windows_backward(
     grads = torch.empty_like(parts[:3])
     torch.bmm(weights.transpose(1, 2), grad, out=grads[2].flatten(0, 1))
     torch.bmm(grad, v.transpose(1, 2), out=grad_logits)
-    torch.ops.aten._softmax_backward_data(grad_logits, weights, -1, dtype, grad_input=grad_logits)
+    grad_logits *= weights  # Derivative of the softmax, in place.
+    grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
     grad_bias.view(1, -1).addmm_(scratch.new_ones(1, count), scratch[1].flatten(1))
     torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
     torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
 
-    # Through the normalization: the part along the unit vector goes, the rest is over its length.
+    # Derivative of the normalization: drop the part along the unit vector, divide by the length.
     along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
     grad_scale += along[0].sum((0, 2))[:, None]
     grads[:2].addcmul_(parts[:2], along, value=-1)

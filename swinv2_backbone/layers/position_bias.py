@@ -1,8 +1,9 @@
 """Log-spaced continuous position bias (CPB).
 
-Wh Ww window size in tokens, N = Wh * Ww, nH heads. The bias is a function of the offset
-between query and key, measured in units of the window that the checkpoint was trained with.
-That unit is what lets one set of weights serve every window.
+Wh Ww window size in tokens, N = Wh * Ww, nH heads.
+
+The bias is a function of the offset between query and key, in units of the pretrained window (the
+one that the bias was trained with). With that unit, the same weights are valid at every window.
 """
 
 import torch
@@ -31,8 +32,8 @@ def relative_coords(
     Args:
         window: Current window in tokens.
         pretrained_window: Window in tokens at which the network was trained; sets the unit.
-        device: Where to put them.
-        dtype: Floating-point type to compute in.
+        device: Device of the result.
+        dtype: Floating-point type of the computation and the result.
 
     Returns:
         ``(2 Wh - 1, 2 Ww - 1, 2)``, (row, column), dimensionless, 0 at the center and
@@ -49,7 +50,7 @@ def relative_coords(
             f'window sides must be at least 1 token, got window={window} and '
             f'pretrained_window={pretrained_window}'
         )
-    # A network trained at window 1 has only ever seen offset 0: any unit will do but 0.
+    # A network trained at window 1 has seen no offset but 0, which is 0 in any unit above 0.
     rows, cols = (
         torch.arange(1 - w, w, device=device, dtype=dtype) / max(p - 1, 1)
         for w, p in zip(window, pretrained_window, strict=True)
@@ -59,11 +60,11 @@ def relative_coords(
 
 
 def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
-    """Where each (query, key) pair of a window finds its offset.
+    """Relative position index: the entry of :func:`relative_coords` for each query and key.
 
     Returns:
         int64 ``(N, N)``, [query, key], an index into the flattened ``(2 Wh - 1, 2 Ww - 1)``
-        table of offsets query minus key.
+        table; the offset is that of the query minus that of the key.
     """
     row = torch.arange(window[0], device=device).repeat_interleave(window[1])
     col = torch.arange(window[1], device=device).repeat(window[0])
@@ -73,7 +74,7 @@ def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
 
 
 @cache_tensors(32)
-def _geometry(
+def _coords_and_index(
     window: Pair, pretrained_window: Pair, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     return (
@@ -83,7 +84,7 @@ def _geometry(
 
 
 def make_cpb_mlp(num_heads: int) -> nn.Sequential:
-    """The CPB network: two coordinates to one value a head."""
+    """The CPB network: two coordinates in, one value per head out."""
     return nn.Sequential(
         nn.Linear(2, CPB_HIDDEN),
         nn.ReLU(inplace=True),
@@ -92,10 +93,10 @@ def make_cpb_mlp(num_heads: int) -> nn.Sequential:
 
 
 def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
-    """Evaluate the CPB network on all offsets of a window.
+    """Position bias of a window: the CPB network at all of its offsets.
 
-    In float32 at least, whatever the network's own dtype and whether or not autocast is on: in
-    half precision neighboring offsets of a large window fall together.
+    It is computed in at least float32, also under autocast and for a network in half precision, in
+    which neighboring offsets of a large window would have equal coordinates.
 
     Args:
         cpb_mlp: The network of :func:`make_cpb_mlp`.
@@ -106,7 +107,7 @@ def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair)
         ``(nH, N, N)``, [head, query, key], each value in (0, 16).
     """
     w1, b1, w2 = (at_least_float32(p) for p in cpb_mlp.parameters())
-    coords, index = _geometry(window, pretrained_window, w1.device, w1.dtype)
+    coords, index = _coords_and_index(window, pretrained_window, w1.device, w1.dtype)
     with torch.autocast(w1.device.type, enabled=False):
         table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
         table = (LARGEST_BIAS * torch.sigmoid(table)).t()

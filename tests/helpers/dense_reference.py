@@ -1,8 +1,8 @@
-"""SwinV2 written down a second time: plain, slow, obviously right.
+"""A second implementation of SwinV2: simple, slow, obviously right.
 
-No windows are cut, nothing is padded or rolled. Every token looks at every other token of the map,
-and an explicit rule over the two tokens' own coordinates says whether it may see it. Shares no code
-with the package: it reads parameters out of a state dict, and computes in float64.
+No windows are cut, nothing is padded or rolled. The logits of all pairs of tokens of a map are
+computed, and masked by an explicit rule on the coordinates of the two tokens. It shares no code
+with the package, reads parameters from a state dict, and computes in float64.
 """
 
 import math
@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 
 
-def dense_forward(state, image, depths, num_heads, windows, pretrained_windows, patch_size=4):
-    """Feature maps ``(B, C, H, W)`` of all stages, float64.
+def dense_forward(
+    state, image, depths, num_heads, windows, pretrained_windows, patch_size=4, dtype=torch.float64
+):
+    """Feature maps ``(B, C, H, W)`` of all stages.
 
-    `windows` and `pretrained_windows` are one (height, width) pair a stage.
+    `windows` and `pretrained_windows` are (height, width) pairs, one per stage.
     """
-    p = {key: value.double() for key, value in state.items()}
-    image = image.double()
+    p = {key: value.to(dtype) for key, value in state.items()}
+    image = image.to(dtype)
     image = F.pad(image, (0, -image.shape[3] % patch_size, 0, -image.shape[2] % patch_size))
     x = F.conv2d(image, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'], stride=patch_size)
     x = norm(x.permute(0, 2, 3, 1), p, 'patch_embed.norm')
@@ -69,9 +71,8 @@ def attend_all(x, p, name, num_heads, window, pretrained, shifted):
     batch, height, width, channels = x.shape
     row = torch.arange(height).repeat_interleave(width)
     col = torch.arange(width).repeat(height)
-    visible = same_window(row, height, window[0], shifted) & same_window(
-        col, width, window[1], shifted
-    )
+    attn_mask = same_window(row, height, window[0], shifted)
+    attn_mask &= same_window(col, width, window[1], shifted)
     tokens = x.reshape(batch, height * width, channels)
     wq, wk, wv = p[f'{name}.qkv.weight'].chunk(3)
     q = heads(F.linear(tokens, wq, p[f'{name}.q_bias']), num_heads)
@@ -80,7 +81,7 @@ def attend_all(x, p, name, num_heads, window, pretrained, shifted):
     cosine = (q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).mT
     scale = p[f'{name}.logit_scale'].clamp(max=math.log(100)).exp()
     logits = cosine * scale + bias_of_offsets(row, col, p, name, pretrained)
-    weights = logits.masked_fill(~visible, -math.inf).softmax(-1)
+    weights = logits.masked_fill(~attn_mask, -math.inf).softmax(-1)
     out = (weights @ v).transpose(1, 2).reshape(batch, height * width, channels)
     out = F.linear(out, p[f'{name}.proj.weight'], p[f'{name}.proj.bias'])
     return out.reshape(batch, height, width, channels)
@@ -91,10 +92,10 @@ def heads(x, num_heads):
 
 
 def same_window(position, size, window, shifted):
-    """Whether two positions of an axis share a window, ``(N, N)``.
+    """Whether two positions along an axis are in one window, and neighbors in it, ``(N, N)``.
 
-    A shifted axis is rolled by half a window, pads included; what wraps around is cut off from
-    what was there.
+    A shifted axis is rolled by half a window, padding included. Positions that wrap around are not
+    neighbors of the others in their window.
     """
     window = min(window, size)
     shift = window // 2 if shifted and window < size else 0
@@ -105,13 +106,13 @@ def same_window(position, size, window, shifted):
 
 
 def bias_of_offsets(row, col, p, name, pretrained):
-    """Position bias ``(nH, N, N)`` of all pairs of tokens, from their true offsets."""
+    """Position bias ``(nH, N, N)`` of all pairs of tokens, from their offsets in the image."""
     d_row, d_col = row[:, None] - row[None], col[:, None] - col[None]
     height, width = int(row.max()) + 1, int(col.max()) + 1
     offsets = torch.cartesian_prod(torch.arange(1 - height, height), torch.arange(1 - width, width))
     which = (d_row + height - 1) * (2 * width - 1) + d_col + width - 1
     unit = torch.tensor([max(side - 1, 1) for side in pretrained])
-    t = 8 * offsets.double() / unit
+    t = 8 * offsets.to(p[f'{name}.cpb_mlp.0.weight']) / unit
     t = t.sign() * torch.log2(1 + t.abs()) / math.log2(8)
     hidden = F.relu(F.linear(t, p[f'{name}.cpb_mlp.0.weight'], p[f'{name}.cpb_mlp.0.bias']))
     bias = 16 * F.linear(hidden, p[f'{name}.cpb_mlp.2.weight']).sigmoid()

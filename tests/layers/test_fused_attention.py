@@ -1,4 +1,4 @@
-"""The fast twin equals the plain definition, and keeps its promises about memory and hooks."""
+"""The fused attention equals the reference attention, with bounded memory."""
 
 import subprocess
 import sys
@@ -6,75 +6,62 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers import fused_attention
-from swinv2_backbone.layers.dispatch import linear_gelu, use_fused_implementation
-from swinv2_backbone.layers.fused_attention import attend
+from swinv2_backbone.layers import blocks, fused_attention
+from swinv2_backbone.layers.fused_attention import attend, use_fused_attention
 from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_as_accurate, assert_equal_to_rounding
 
-# Whole windows; pads on one axis, on both; windows larger than the map; not square.
+# Whole windows; padding along one axis, along both; windows larger than the map; not square.
 CASES = [((64, 64), 8), ((100, 64), 8), ((100, 72), (5, 7)), ((33, 47), 16), ((92, 200), 4)]
 
 
-def run(model, image):
-    """Maps and, by name, gradients (of the image, too)."""
+def run(model, image, autocast=None):
+    """Maps, and gradients by name (that of the image, too)."""
     image = image.clone().requires_grad_()
-    maps = model(image)
     model.zero_grad()
+    with torch.autocast('cpu', autocast, enabled=autocast is not None):
+        maps = model(image)
     torch.manual_seed(1)
-    sum((out * torch.randn_like(out)).sum() for out in maps).backward()
-    return maps, {
-        'image': image.grad,
-        **{name: p.grad.clone() for name, p in model.named_parameters()},
-    }
+    sum((out * torch.randn(out.shape).to(out)).sum() for out in maps).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return maps, {'image': image.grad, **gradients}
 
 
-def both(monkeypatch, model, image):
+def with_both(monkeypatch, function, *inputs):
+    """Results of a function with the reference attention and with the fused attention."""
     results = []
-    for name in ('plain', 'fast'):
+    for name in ('reference', 'fused'):
         monkeypatch.setenv('SWINV2_ATTENTION', name)
-        results.append(run(model, image))
+        results.append(function(*inputs))
     return results
 
 
-def largest_relative_error(got, wanted):
-    return max(
-        ((got[name] - value).norm() / value.norm()).item()
-        for name, value in wanted.items()
-        if value.any()
-    )
-
-
 @pytest.mark.parametrize(('size', 'window'), CASES, ids=str)
-@pytest.mark.parametrize(
-    ('dtype', 'maps_within', 'gradients_within'),
-    [(torch.float32, 2e-5, 1e-4), (torch.float64, 1e-12, 1e-11)],
-)
-def test_maps_and_gradients_equal_the_plain_path(
-    monkeypatch, small, size, window, dtype, maps_within, gradients_within
-):
-    model = small(window_size=window).to(dtype)
-    image = torch.randn(2, 3, *size, dtype=dtype)
-    (plain, plain_gradients), (fast, fast_gradients) = both(monkeypatch, model, image)
-    for ours, theirs in zip(fast, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=maps_within)
-    assert largest_relative_error(fast_gradients, plain_gradients) <= gradients_within
+def test_maps_and_gradients_equal_the_reference(monkeypatch, small, size, window):
+    model, image = small(window_size=window), torch.randn(2, 3, *size)
+    reference, fused = with_both(monkeypatch, run, model, image)
+    exact, fused_exact = with_both(monkeypatch, run, model.double(), image.double())
     with torch.no_grad():
-        for ours, theirs in zip(model(image), plain, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=maps_within)
+        without_gradients = model(image.double())
+        single = model.float()(image)
+    assert_equal_to_rounding(fused_exact[0], exact[0])
+    assert_equal_to_rounding(fused_exact[1], exact[1])
+    assert_equal_to_rounding(without_gradients, exact[0])
+    for ours in (fused[0], single):
+        assert_as_accurate(ours, reference[0], exact[0])
+    assert_as_accurate(fused[1], reference[1], exact[1])
 
 
-def test_heads_above_the_clamp(monkeypatch):
+def test_scales_above_the_clamp_equal_the_reference(monkeypatch):
     model = randomize_parameters(
         SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0), above_clamp=True
     ).double()
-    (plain, wanted), (fast, got) = both(monkeypatch, model, torch.randn(1, 3, 100, 72).double())
-    for ours, theirs in zip(fast, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
-    assert largest_relative_error(got, wanted) <= 1e-10
+    reference, fused = with_both(monkeypatch, run, model, torch.randn(1, 3, 100, 72).double())
+    assert_equal_to_rounding(fused[0], reference[0])
+    assert_equal_to_rounding(fused[1], reference[1])
 
 
 def test_gradients_equal_finite_differences():
@@ -99,17 +86,16 @@ def test_second_derivatives_are_refused():
 
 @pytest.mark.parametrize('training', [False, True])
 def test_windows_at_once_change_nothing(small, training):
-    image = torch.randn(2, 3, 100, 136)
-    wanted_maps, wanted = run(small().train(training), image)
+    image = torch.randn(2, 3, 100, 136).double()
+    expected_maps, expected = run(small().double().train(training), image)
     for at_once in (1, 3):
-        maps, gradients = run(small(windows_at_once=at_once).train(training), image)
-        for ours, theirs in zip(maps, wanted_maps, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-        assert largest_relative_error(gradients, wanted) <= 1e-5
+        maps, gradients = run(small(windows_at_once=at_once).double().train(training), image)
+        assert_equal_to_rounding(maps, expected_maps)
+        assert_equal_to_rounding(gradients, expected)
 
 
 @pytest.mark.parametrize('at_once', [1, 5, None])
-def test_no_more_windows_in_flight_than_asked_for(monkeypatch, small, at_once):
+def test_windows_at_once_bounds_the_windows(monkeypatch, small, at_once):
     forward, backward = [], []
     sdpa, ours = fused_attention.F.scaled_dot_product_attention, fused_attention._windows_backward
     monkeypatch.setattr(
@@ -130,11 +116,11 @@ def test_no_more_windows_in_flight_than_asked_for(monkeypatch, small, at_once):
         assert max(forward) == 32  # of 64 tokens each, 2048 together
 
 
-def test_checkpointing_composes(small):
-    image = torch.randn(2, 3, 100, 72)
-    _, wanted = run(small().train(), image)
-    _, got = run(small(with_cp=True, windows_at_once=2).train(), image)
-    assert largest_relative_error(got, wanted) <= 1e-5
+def test_checkpointing_changes_nothing(small):
+    image = torch.randn(2, 3, 100, 72).double()
+    _, expected = run(small().double().train(), image)
+    _, got = run(small(with_cp=True, windows_at_once=2).double().train(), image)
+    assert_equal_to_rounding(got, expected)
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -147,16 +133,16 @@ def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
     image = torch.randn(1, 3, 256, 256)
     logits = 64 * 64 * 256  # stage 0: one head, 4096 queries, 256 keys each
     largest = {}
-    for name in ('plain', 'fast'):
+    for name in ('reference', 'fused'):
         monkeypatch.setenv('SWINV2_ATTENTION', name)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: kept.append(x.numel()) or x, lambda x: x
+            lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x
         ):
             model(image)
         largest[name] = max(kept)
-    assert largest['plain'] == logits
-    assert largest['fast'] < logits / 2
+    assert largest['reference'] == logits
+    assert largest['fused'] < logits / 2
 
 
 # --- half precision -------------------------------------------------------------------------------
@@ -164,63 +150,54 @@ def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast_is_as_near_float32_as_the_plain_path(monkeypatch, dtype, with_cp):
-    model = randomize_parameters(
-        SwinTransformerV2(SMALL_ARCH, drop_path_rate=0.0, with_cp=with_cp)
-    ).train()
-    image = torch.randn(2, 3, 100, 72)
-    wanted_maps, wanted = run(model, image)
-    with torch.autocast('cpu', dtype):
-        results = both(monkeypatch, model, image)
-    for name, value in results[1][1].items():
-        assert value.isfinite().all(), name
-    for i, theirs in enumerate(wanted_maps):
-        plain, fast = ((maps[i] - theirs).norm() for maps, _ in results)
-        assert fast <= 1.3 * plain
-    for name, theirs in wanted.items():
-        # A sum of terms that cancel, as for logit_scale, is off by chance: hence the last term.
-        plain, fast = ((gradients[name] - theirs).norm() for _, gradients in results)
-        assert fast <= 2 * plain + 20 * torch.finfo(dtype).eps * theirs.norm(), name
+def test_autocast_is_as_accurate_as_the_reference(monkeypatch, small, dtype, with_cp):
+    model, image = small(with_cp=with_cp).train(), torch.randn(2, 3, 100, 72)
+    reference, fused = with_both(monkeypatch, run, model, image, dtype)
+    monkeypatch.setenv('SWINV2_ATTENTION', 'reference')
+    exact = run(model.double(), image.double())
+    for name, gradient in fused[1].items():
+        assert gradient.isfinite().all(), name
+    assert_as_accurate(fused[0], reference[0], exact[0])
+    assert_as_accurate(fused[1], reference[1], exact[1])
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_as_exact_in_half_precision_as_the_plain_path(monkeypatch, small, dtype):
-    image = torch.randn(1, 3, 200, 200)
+def test_half_precision_is_as_accurate_as_the_reference(monkeypatch, small, dtype):
+    model, image = small().to(dtype), torch.randn(1, 3, 200, 200).to(dtype)
     with torch.no_grad():
-        wanted = small()(image)
-        errors = []
-        for name in ('plain', 'fast'):
-            monkeypatch.setenv('SWINV2_ATTENTION', name)
-            maps = small().to(dtype)(image.to(dtype))
-            errors.append(
-                sum(
-                    ((ours.float() - theirs).norm() / theirs.norm()).item()
-                    for ours, theirs in zip(maps, wanted, strict=True)
-                )
-            )
-    assert errors[1] <= 1.3 * errors[0], errors
+        reference, fused = with_both(monkeypatch, model, image)
+        exact = model.double()(image.double())
+    assert all(out.dtype == dtype for out in fused)
+    assert_as_accurate(fused, reference, exact)
 
 
-# --- which path -----------------------------------------------------------------------------------
+# --- which implementation ------------------------------------------------------------------------
 
 
-def test_the_variable_picks_the_path(monkeypatch, small):
+@pytest.mark.parametrize(
+    ('value', 'fused'),
+    [('fused', True), ('fast', True), (None, True), ('reference', False), ('plain', False)],
+)
+def test_the_variable_chooses_the_implementation(monkeypatch, small, value, fused):
     calls = []
     monkeypatch.setattr(fused_attention, '_attend', lambda qkv, *_: calls.append(1) or qkv[:, 0])
-    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
+    monkeypatch.delenv('SWINV2_ATTENTION', raising=False)
+    if value is not None:
+        monkeypatch.setenv('SWINV2_ATTENTION', value)
     with torch.no_grad():
         small()(torch.randn(1, 3, 32, 32))
-        assert not calls
-        monkeypatch.delenv('SWINV2_ATTENTION')
-        small()(torch.randn(1, 3, 32, 32))
-    assert calls
+    assert bool(calls) == fused
+
+
+def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv('SWINV2_ATTENTION', 'flash')
-    with pytest.raises(ValueError, match="SWINV2_ATTENTION: got 'flash', allowed: 'fast' or 'plai"):
-        use_fused_implementation()
+    message = "SWINV2_ATTENTION: got 'flash', allowed: 'fused' or 'reference'"
+    with pytest.raises(ValueError, match=message):
+        use_fused_attention()
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_the_fast_kernel_is_taken(small, training):
+def test_the_flash_kernel_runs(small, training):
     model, image = small().train(training), torch.randn(1, 3, 100, 72)
     with torch.set_grad_enabled(training), torch.profiler.profile() as profile:
         model(image)
@@ -229,7 +206,7 @@ def test_the_fast_kernel_is_taken(small, training):
     assert 'aten::_scaled_dot_product_attention_math' not in called
 
 
-def test_dropped_attention_weights_take_the_plain_path(monkeypatch, small):
+def test_attention_dropout_uses_the_reference(monkeypatch, small):
     monkeypatch.setattr(fused_attention, '_attend', lambda *_: pytest.fail('weights not dropped'))
     model, image = small(attn_drop_rate=0.5).train(), torch.randn(1, 3, 32, 32)
     first, second = model(image), model(image)
@@ -247,51 +224,30 @@ def test_hooks_see_whole_maps(small):
     assert seen == [(1, 64, 64, 16), (1, 64, 64, 64)]
 
 
-def test_pieces_equal_the_whole(monkeypatch, small):
-    model, image = small(), torch.randn(2, 3, 200, 264)
-    with torch.no_grad():
-        pieces = model(image)
-        monkeypatch.setattr('swinv2_backbone.layers.blocks.TOKENS_IN_CACHE', 10**9)
-        for ours, theirs in zip(pieces, model(image), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('change', ['', 'tanh', 'relu', 'subclass', 'hook', 'double', 'gradient'])
-def test_linear_gelu_is_what_the_modules_are(monkeypatch, change):
-    linear, act, x = nn.Linear(5, 7), nn.GELU(), 3 * torch.randn(2, 3, 5)
-    fused = []
+def test_chunks_equal_the_whole(monkeypatch, small):
+    model, image = small().double(), torch.randn(2, 3, 200, 264).double()
+    chunks = []
+    add_branches = blocks.SwinTransformerBlock._add_branches
     monkeypatch.setattr(
-        torch.ops.mkldnn, '_linear_pointwise', lambda x, w, b, *_: fused.append(1) or act(linear(x))
+        blocks.SwinTransformerBlock,
+        '_add_branches',
+        lambda self, x, attended: chunks.append(len(x)) or add_branches(self, x, attended),
     )
-    if change == 'tanh':
-        act = nn.GELU(approximate='tanh')
-    elif change == 'relu':
-        act = nn.ReLU()
-    elif change == 'subclass':  # as adapters do
-        linear = type('Adapted', (nn.Linear,), {})(5, 7)
-    elif change == 'hook':
-        linear.register_forward_hook(lambda *_: None)
-    elif change == 'double':
-        linear, x = linear.double(), x.double()
-    with torch.set_grad_enabled(change == 'gradient'):
-        torch.testing.assert_close(linear_gelu(x, linear, act), act(linear(x)))
-    assert len(fused) == (not change)
-
-
-def test_fused_gelu_is_exact():
-    linear, act, x = nn.Linear(96, 384), nn.GELU(), 3 * torch.randn(500, 96)
     with torch.no_grad():
-        torch.testing.assert_close(linear_gelu(x, linear, act), act(linear(x)), rtol=0, atol=2e-6)
+        in_chunks = model(image)
+        assert chunks[:4] == [2048, 2048, 2048, 456]  # 2 x 50 x 66 tokens
+        monkeypatch.setattr(blocks, 'TOKENS_IN_CACHE', 10**9)
+        assert_equal_to_rounding(in_chunks, model(image))
 
 
-def test_a_torch_without_the_operators_runs_the_plain_definition():
+def test_a_torch_without_custom_operators_runs_the_reference():
     code = """
-import mmengine.model  # torch.distributed, which it imports, is to find the function
+import mmengine.model  # It imports torch.distributed, which uses the function.
 import torch
 del torch.library.custom_op
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers import dispatch
-assert not dispatch.use_fused_implementation()
+from swinv2_backbone.layers.fused_attention import use_fused_attention
+assert not use_fused_attention()
 model = SwinTransformerV2(dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1,) * 4))
 sum(out.sum() for out in model(torch.rand(1, 3, 64, 64))).backward()
 with torch.no_grad():

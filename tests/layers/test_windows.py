@@ -1,4 +1,4 @@
-"""Windows: cutting is undone by merging, and the mask equals a brute-force one."""
+"""Windows: merging undoes splitting, and the attention mask equals a brute-force one."""
 
 import itertools
 
@@ -39,52 +39,52 @@ def test_merge_undoes_split(size, window, shifted):
 
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize(('size', 'window'), MAPS)
-def test_visible_keys_equal_brute_force(size, window, shifted):
+def test_attention_mask_equals_brute_force(size, window, shifted):
     grid = WindowGrid.for_map(size, window, shifted)
     positions = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing='ij'), -1)[None]
     cells = grid.split(positions + 1) - 1  # pads become (-1, -1)
-    visible = grid.attention_mask(torch.device('cpu'))
-    if visible is None:
-        visible = torch.ones(len(cells), cells.shape[1], cells.shape[1], dtype=torch.bool)
+    attn_mask = grid.attention_mask(torch.device('cpu'))
+    if attn_mask is None:
+        attn_mask = torch.ones(len(cells), cells.shape[1], cells.shape[1], dtype=torch.bool)
     for index, window_cells in enumerate(cells.tolist()):
         for (i, query), (j, key) in itertools.product(enumerate(window_cells), repeat=2):
-            real = query != [-1, -1] and key != [-1, -1]
-            # In one window, and in the image no farther apart than the window is long.
+            valid = query != [-1, -1] and key != [-1, -1]
+            # Within one window, and in the image no farther apart than the window is long.
             near = all(abs(q - k) < w for q, k, w in zip(query, key, grid.window, strict=True))
-            if real:
-                assert visible[index, i, j] == near
+            if valid:
+                assert attn_mask[index, i, j] == near
             elif key == [-1, -1]:
-                assert not visible[index, i, j]
+                assert not attn_mask[index, i, j]
 
 
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize(('size', 'window'), MAPS)
-def test_kinds_equal_the_padded_rolled_and_cut_map(size, window, shifted):
+def test_groups_equal_the_padded_rolled_and_cut_map(size, window, shifted):
     grid = WindowGrid.for_map(size, window, shifted)
     places = torch.arange(2 * size[0] * size[1]).view(2, *size, 1)
     cut = grid.split(places + 1).squeeze(-1) - 1  # -1 at the padding
-    visible = grid.attention_mask(torch.device('cpu'))
+    attn_mask = grid.attention_mask(torch.device('cpu'))
     expected = {}
     for i, tokens in enumerate(cut.tolist()):
         mask = torch.ones(len(tokens), len(tokens), dtype=torch.bool)
-        expected[tuple(tokens)] = mask if visible is None else visible[i % len(visible)]
-    kinds = grid.kinds(2, torch.device('cpu'))
-    for kind in kinds:
-        real = torch.zeros(kind.tokens.shape[1], dtype=torch.bool)
-        real[slice(None) if kind.real is None else kind.real] = True
-        for tokens in torch.where(real, kind.tokens, -1).tolist():
+        expected[tuple(tokens)] = mask if attn_mask is None else attn_mask[i % len(attn_mask)]
+    groups = grid.groups(2, torch.device('cpu'))
+    for group in groups:
+        valid = torch.zeros(group.tokens.shape[1], dtype=torch.bool)
+        valid[slice(None) if group.valid is None else group.valid] = True
+        for tokens in torch.where(valid, group.tokens, -1).tolist():
             mask = expected.pop(tuple(tokens))
-            assert torch.equal(kind.visible, mask) if kind.visible is not None else mask.all()
-        assert kind.tokens.min() >= 0
-    assert not expected, 'every window is of some kind'
-    assert len(kinds) <= 9
-    assert grid.kinds(2, torch.device('cpu')) is kinds
+            assert torch.equal(group.attn_mask, mask) if group.attn_mask is not None else mask.all()
+        assert group.tokens.min() >= 0
+    assert not expected, 'every window is in a group'
+    assert len(groups) <= 9
+    assert grid.groups(2, torch.device('cpu')) is groups
 
 
 @pytest.mark.parametrize(('size', 'window'), MAPS)
-def test_every_query_sees_something(size, window):
-    visible = WindowGrid.for_map(size, window, shifted=True).attention_mask(torch.device('cpu'))
-    assert visible is None or visible.any(-1).all()
+def test_every_query_has_a_key(size, window):
+    attn_mask = WindowGrid.for_map(size, window, shifted=True).attention_mask(torch.device('cpu'))
+    assert attn_mask is None or attn_mask.any(-1).all()
 
 
 def test_window_and_shift_are_decided_per_axis():
@@ -98,6 +98,6 @@ def test_window_and_shift_are_decided_per_axis():
 def test_masks_are_shared_and_usable_after_inference_mode():
     grid = WindowGrid.for_map((11, 13), (8, 8), shifted=True)
     with torch.inference_mode():
-        visible = grid.attention_mask(torch.device('cpu'))
-    assert grid.attention_mask(torch.device('cpu')) is visible
-    assert not visible.is_inference()
+        attn_mask = grid.attention_mask(torch.device('cpu'))
+    assert grid.attention_mask(torch.device('cpu')) is attn_mask
+    assert not attn_mask.is_inference()

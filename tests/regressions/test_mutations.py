@@ -1,4 +1,4 @@
-"""Puts each defect of test_port_defects.py into a copy of the package; its test must then fail."""
+"""Puts each defect of other ports into a copy of the package: the test of it must fail."""
 
 import os
 import re
@@ -11,46 +11,46 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Test, file, the right code, the defect.
+# Test in test_port_defects.py, file, correct code, defect.
 DEFECTS = [
     (
-        'drop_path_before_the_post_norm',
+        'drop_path_follows_the_post_norm',
         'layers/blocks.py',
         'self.drop_path(self.norm1(attended))',
         'self.norm1(self.drop_path(attended))',
     ),
     (
-        'post_norms_not_zero_initialized',
-        'swin_transformer_v2.py',
-        'constant_init(module.norm2, 0)',
-        'pass',
+        'post_norms_are_zero_initialized',
+        'layers/blocks.py',
+        '(*module.norm1.parameters(), *module.norm2.parameters())',
+        'module.norm1.parameters()',
     ),
     (
-        'post_norms_not_zero_initialized',
-        'swin_transformer_v2.py',
-        'constant_init(module.norm1, 0)',
-        'pass',
+        'post_norms_are_zero_initialized',
+        'layers/blocks.py',
+        '(*module.norm1.parameters(), *module.norm2.parameters())',
+        'module.norm2.parameters()',
     ),
     (
-        'train_returns_none',
+        'train_returns_the_model',
         'swin_transformer_v2.py',
         '        return self\n\n    def _freeze_stages',
         '\n    def _freeze_stages',
     ),
     (
-        'patch_merging_norm_permuted_on_loading',
+        'patch_merging_norm_is_loaded_as_it_is',
         'checkpoints/convert.py',
         'kept = {key: value for',
         "kept = {key: value.flip(0) if 'downsample.norm' in key else value for",
     ),
     (
-        'whole_pretrained_window_list_handed_to_every_stage',
-        'swin_transformer_v2.py',
-        'pretrained_windows[i], drop_paths',
-        'pretrained_windows, drop_paths',
+        'each_stage_has_its_own_pretrained_window',
+        'layers/blocks.py',
+        'pretrained_windows[i],',
+        'pretrained_windows,',
     ),
     (
-        'pads_after_the_roll',
+        'padding_precedes_the_roll',
         'layers/windows.py',
         """        if (height, width) != self.size:
             x = F.pad(x, (0, 0, 0, width - self.size[1], 0, height - self.size[0]))
@@ -64,92 +64,87 @@ DEFECTS = [
 """,
     ),
     (
-        'window_and_shift_frozen_in_the_constructor',
+        'window_and_shift_follow_the_size_of_the_map',
         'layers/windows.py',
         'if self.shifted and w < s else 0',
         'if self.shifted else 0',
     ),
     (
-        'window_and_shift_frozen_in_the_constructor',
+        'window_and_shift_follow_the_size_of_the_map',
         'layers/windows.py',
-        'window = tuple(w if w <= s else s for w, s in zip(window, size, strict=True))',
-        'window = (min(*window, *size),) * 2',
+        'height, width = (w if w <= s else s for w, s in zip(window, size, strict=True))',
+        'height = width = min(*window, *size)',
     ),
+    ('padded_tokens_are_masked', 'layers/windows.py', '& valid[..., None, :]', ''),
     (
-        'padded_tokens_are_attended_to',
-        'layers/windows.py',
-        'return (same_part | padded_query) & real[:, None, :]',
-        'return same_part | padded_query',
-    ),
-    (
-        'zero_keys_of_pads_give_nan',
+        'zero_keys_of_padding_stay_finite',
         'layers/attention.py',
         'return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero',
         'return x / squared.sqrt()',
     ),
     (
-        'additive_mask_that_a_masked_key_beats',
+        'masked_keys_get_no_weight',
         'layers/attention.py',
-        'by_image.masked_fill(~visible[:, None], -torch.inf)',
-        '(by_image - 100.0 * ~visible[:, None])',
+        'by_image.masked_fill(~attn_mask[:, None], -torch.inf)',
+        '(by_image - 100.0 * ~attn_mask[:, None])',
     ),
     (
-        'mask_rebuilt_in_every_forward',
+        'masks_are_built_once_per_size',
         'layers/windows.py',
-        '@cache_tensors(_CACHED_MASKS)\ndef _attention_mask',
+        '@cache_tensors(_CACHED_GRIDS)\ndef _attention_mask',
         'def _attention_mask',
     ),
     (
-        'mask_rebuilt_in_every_forward',
+        'masks_are_built_once_per_size',
         'layers/windows.py',
-        '@cache_tensors(_CACHED_MASKS)\ndef _kinds',
-        'def _kinds',
+        '@cache_tensors(_CACHED_GRIDS)\ndef _groups',
+        'def _groups',
     ),
     (
-        'position_bias_rerun_in_every_forward',
+        'position_bias_is_computed_once_in_inference',
         'layers/attention.py',
         'if self.training or torch.is_grad_enabled() or',
         'if True or',
     ),
     (
-        'weight_decay_on_what_should_not_decay',
+        'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
         'logit_scale=dict(decay_mult=0.)',
         '',
     ),
     (
-        'weight_decay_on_what_should_not_decay',
+        'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
         'v_bias=dict(decay_mult=0.),',
         '',
     ),
     (
-        'weight_decay_on_what_should_not_decay',
+        'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
         'q_bias=dict(decay_mult=0.),',
         '',
     ),
     (
-        'weight_decay_on_what_should_not_decay',
+        'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
         'cpb_mlp=dict(decay_mult=0.),',
         '',
     ),
     (
-        'checkpoint_that_matches_nothing_loads_silently',
+        'checkpoint_that_does_not_match_is_refused',
         'checkpoints/loading.py',
         'if missing:',
         'if False:',
     ),
     (
-        'wrapped_official_file_loads_as_nothing',
+        'wrapped_official_file_is_loaded',
         'checkpoints/recognize.py',
         'state = content if wrapper is None else content[wrapper]',
         'state = content',
     ),
-    ('window_one_divides_by_zero', 'layers/position_bias.py', '/ max(p - 1, 1)', '/ (p - 1)'),
+    ('window_of_one_token_is_finite', 'layers/position_bias.py', '/ max(p - 1, 1)', '/ (p - 1)'),
     (
-        'window_change_stretches_the_bias',
+        'window_change_does_not_stretch_the_bias',
         'layers/position_bias.py',
         '/ max(p - 1, 1)',
         '/ max(w - 1, 1)',
@@ -158,7 +153,7 @@ DEFECTS = [
 
 
 def failing_tests(copy):
-    """Which tests of test_port_defects.py fail in a copy, and how many pass."""
+    """The tests of test_port_defects.py that fail in a copy, and the number that pass."""
     result = subprocess.run(
         [
             sys.executable,
@@ -183,7 +178,7 @@ def failing_tests(copy):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of what the tests need, so that the defect is never in the working tree."""
+    """A copy of what the tests need: the working tree never has the defect."""
     for name in ('swinv2_backbone', 'tests', 'configs'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
@@ -196,14 +191,14 @@ def copy(tmp_path):
     DEFECTS,
     ids=[f'{i}-{defect[0]}' for i, defect in enumerate(DEFECTS)],
 )
-def test_defect_is_seen(copy, test, file, right, wrong):
+def test_defect_makes_its_test_fail(copy, test, file, right, wrong):
     path = copy / 'swinv2_backbone' / file
     source = path.read_text()
-    assert source.count(right) == 1, f'{file} has changed: {right!r} is not there once'
+    assert source.count(right) == 1, f'{file} has {right!r} {source.count(right)} times'
     path.write_text(source.replace(right, wrong))
     failing, passed = failing_tests(copy)
-    assert test in failing, f'not noticed; {failing} fail'
-    # The defect and not a crash: some of the tests are content.
+    assert test in failing, f'only {failing} fail'
+    # It is the defect, not a crash: other tests pass.
     assert passed >= 5, failing
 
 
@@ -212,7 +207,7 @@ def test_without_a_defect_all_pass(copy):
     assert failing_tests(copy)[0] == set()
 
 
-def test_every_port_defect_has_its_defect():
+def test_every_test_has_a_defect():
     names = {
         line.split('(')[0].removeprefix('def test_')
         for line in (ROOT / 'tests/regressions/test_port_defects.py').read_text().splitlines()

@@ -1,9 +1,10 @@
-"""One test for each defect that was found in another port of SwinV2.
+"""One test for each defect that was found in another port of SwinV2; the name is what is right.
 
-test_defects_are_seen.py puts each of them in and watches the test here fail.
+test_mutations.py puts each of the defects into a copy of the package, and the test here must fail.
 """
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -20,12 +21,12 @@ from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.checkpoint_files import official_state, save_official
 from tests.helpers.dense_reference import dense_forward
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_equal_to_rounding
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def assert_equals_reference(model, size, window):
-    # In float64, where the two agree to rounding: any other difference is one of meaning.
     model, image = model.double(), torch.randn(2, 3, *size).double()
     pairs = [(window, window)] * 4
     expected = dense_forward(
@@ -37,31 +38,26 @@ def assert_equals_reference(model, size, window):
         [(8, 8)] * 4,
     )
     with torch.no_grad():
-        for ours, theirs in zip(model(image), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+        assert_equal_to_rounding(model(image), expected)
 
 
-@pytest.fixture
-def plain(monkeypatch):
-    """The readable definition; test_fast_attention.py holds its twin equal to it."""
-    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
-
-
-def test_drop_path_before_the_post_norm():
-    block = randomize_parameters(SwinTransformerBlock(16, 2, drop_path=0.5))
+def test_drop_path_follows_the_post_norm():
+    """mmpretrain applies drop path before the post-norm."""
+    block = randomize_parameters(SwinTransformerBlock(16, 2, drop_path=0.5)).double()
     grid = WindowGrid.for_map((8, 8), (8, 8), shifted=False)
-    x = torch.randn(64, 8, 8, 16)
+    x = torch.randn(64, 8, 8, 16).double()
     attended = block.norm1(block.attn(x, grid, (8, 8)))
     block.mlp.fc2.weight.data.zero_()
     block.mlp.fc2.bias.data.zero_()
-    block.norm2.bias.data.zero_()  # The second branch is silent now.
+    block.norm2.bias.data.zero_()  # Now the second branch is 0.
     change = block.train()(x, grid, (8, 8)) - x
     dropped = (change == 0).flatten(1).all(1)
     assert 0 < dropped.sum() < 64, 'a dropped branch leaves exactly nothing'
-    torch.testing.assert_close(change[~dropped], 2 * attended[~dropped], rtol=1e-4, atol=1e-5)
+    assert_equal_to_rounding(change[~dropped], 2 * attended[~dropped])
 
 
-def test_post_norms_not_zero_initialized():
+def test_post_norms_are_zero_initialized():
+    """mmpretrain and torchvision start with weight 1."""
     model = SwinTransformerV2(SMALL_ARCH).train()
     blocks = [block for stage in model.layers for block in stage.blocks]
     for block in blocks:
@@ -72,13 +68,15 @@ def test_post_norms_not_zero_initialized():
     assert torch.equal(model.layers[0](x), x)
 
 
-def test_train_returns_none():
+def test_train_returns_the_model():
+    """It returns None in the Swin backbones of mmdet, mmseg and mmpretrain."""
     model = SwinTransformerV2(SMALL_ARCH)
     assert model.train() is model
     assert model.eval() is model
 
 
-def test_patch_merging_norm_permuted_on_loading(tmp_path):
+def test_patch_merging_norm_is_loaded_as_it_is(tmp_path):
+    """The Battle-of-the-Backbones port permutes it, as for V1."""
     source = randomize_parameters(SwinTransformerV2(SMALL_ARCH))
     model = SwinTransformerV2(
         SMALL_ARCH,
@@ -92,7 +90,8 @@ def test_patch_merging_norm_permuted_on_loading(tmp_path):
             assert torch.equal(model.state_dict()[key], value), key
 
 
-def test_whole_pretrained_window_list_handed_to_every_stage():
+def test_each_stage_has_its_own_pretrained_window():
+    """The Battle-of-the-Backbones port passes the whole list to every stage."""
     per_stage = [16, 12, (6, 4), 8]
     model = SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=per_stage)
     assert [stage.pretrained_window for stage in model.layers] == [
@@ -103,32 +102,47 @@ def test_whole_pretrained_window_list_handed_to_every_stage():
     ]
 
 
-def test_pads_after_the_roll():
+def test_padding_precedes_the_roll():
+    """timm with dynamic image size pads after the roll (#2438)."""
     grid = WindowGrid.for_map((9, 9), (8, 8), shifted=True)
     rows = torch.arange(9.0)[:, None].expand(9, 9)[None, ..., None]
     first_window = grid.split(rows + 1)[0].reshape(8, 8)[:, 0]
-    # Rolled up by 4: rows 4 to 8, then the pads (0); row 0 must not follow upon row 8.
+    # Rolled up by 4: rows 4 to 8, then padding (0); row 0 must not follow row 8.
     assert first_window.tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
 
 
-def test_window_and_shift_frozen_in_the_constructor(small, implementation):
+def test_window_and_shift_follow_the_size_of_the_map(small, implementation):
+    """transformers and the official code fix them in the constructor."""
     model = small()
     for size in ((128, 128), (40, 200), (32, 32), (264, 72), (128, 128)):
         assert_equals_reference(model, size, 8)
 
 
-def test_padded_tokens_are_attended_to(small, plain, monkeypatch):
-    model, image = small(), torch.randn(1, 3, 72, 100)
+@pytest.mark.parametrize('window', [8, 5, (3, 7), 16], ids=str)
+def test_padded_tokens_are_masked(small, monkeypatch, window):
+    """No other port masks them as keys.
+
+    (tests/test_window_transfer.py has the same for the fused attention.)
+    """
+    monkeypatch.setenv('SWINV2_ATTENTION', 'reference')
+    model, image = small(window_size=window).double(), torch.randn(2, 3, 100, 136).double()
+    padded = []
+
+    def pad(x, widths):
+        padded.append(widths)
+        return torch.nn.functional.pad(x, widths, value=1e4)
+
     with torch.no_grad():
         expected = model(image)
-        pad = torch.nn.functional.pad
-        monkeypatch.setattr(windows.F, 'pad', lambda x, widths: pad(x, widths, value=1e4))
-        maps = model.layers[0](model.patch_embed(image))
-    torch.testing.assert_close(model.norm0(maps).permute(0, 3, 1, 2), expected[0])
+        # Only the padding of windows: that of patch embed and patch merging is 0 by definition.
+        monkeypatch.setattr(windows, 'F', mock.Mock(pad=pad))
+        assert_equal_to_rounding(model(image), expected)
+    assert padded
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_zero_keys_of_pads_give_nan(small, implementation, dtype):
+def test_zero_keys_of_padding_stay_finite(small, implementation, dtype):
+    """timm and transformers normalize them to 0 / 0 in float16."""
     image = torch.randn(1, 3, 200, 200)
     with torch.no_grad():
         assert all(out.isfinite().all() for out in small().to(dtype)(image.to(dtype)))
@@ -139,7 +153,8 @@ def test_zero_keys_of_pads_give_nan(small, implementation, dtype):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_additive_mask_that_a_masked_key_beats():
+def test_masked_keys_get_no_weight():
+    """All other ports add -100, which a large logit outweighs."""
     q = torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2)
     k = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])[None, None]  # cosines -1 and 1
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, None]
@@ -149,15 +164,17 @@ def test_additive_mask_that_a_masked_key_beats():
     assert torch.equal(out, torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2))
 
 
-def test_mask_rebuilt_in_every_forward(small, implementation, monkeypatch):
+def test_masks_are_built_once_per_size(small, implementation, monkeypatch):
+    """mmpretrain and most other ports build them in every block of every forward."""
     model, image = small(), torch.randn(1, 3, 92, 116)
     model(image)
-    for builder in ('_axis_labels', '_axis_kinds'):
-        monkeypatch.setattr(windows, builder, lambda *_, **__: pytest.fail('a mask was rebuilt'))
+    for builder in ('_axis_labels', '_axis_groups'):
+        monkeypatch.setattr(windows, builder, lambda *_, **__: pytest.fail('a mask was built'))
     assert len(model(image)) == 4
 
 
-def test_position_bias_rerun_in_every_forward(small, monkeypatch):
+def test_position_bias_is_computed_once_in_inference(small, monkeypatch):
+    """mmpretrain and most other ports compute it in every block of every forward."""
     model, image = small(), torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         model(image)
@@ -171,7 +188,8 @@ def test_position_bias_rerun_in_every_forward(small, monkeypatch):
     'config',
     ['segmentation/upernet_swinv2_tiny_ade20k.py', 'detection/mask_rcnn_swinv2_tiny_coco.py'],
 )
-def test_weight_decay_on_what_should_not_decay(config):
+def test_norms_biases_and_scales_do_not_decay(config):
+    """In the configs of mmpretrain, logit_scale, cpb_mlp, q_bias and v_bias decay."""
     optim_wrapper = Config.fromfile(CONFIGS / config).optim_wrapper
     model = SwinTransformerV2(SMALL_ARCH)
     groups = build_optim_wrapper(model, optim_wrapper).param_groups
@@ -190,7 +208,8 @@ def test_weight_decay_on_what_should_not_decay(config):
     }
 
 
-def test_checkpoint_that_matches_nothing_loads_silently(tmp_path):
+def test_checkpoint_that_does_not_match_is_refused(tmp_path):
+    """Swin of mmdet, mmseg and mmpretrain logs a line and trains from random weights."""
     path = tmp_path / 'v1.pth'
     v1 = {
         key.replace('cpb_mlp.2.weight', 'relative_position_bias_table'): value
@@ -208,7 +227,8 @@ def test_checkpoint_that_matches_nothing_loads_silently(tmp_path):
         model.init_weights()
 
 
-def test_wrapped_official_file_loads_as_nothing(tmp_path):
+def test_wrapped_official_file_is_loaded(tmp_path):
+    """Swin of mmdet, mmseg and mmpretrain finds no weights in {'model': ...}."""
     source = randomize_parameters(SwinTransformerV2(SMALL_ARCH))
     model = SwinTransformerV2(
         SMALL_ARCH,
@@ -222,7 +242,8 @@ def test_wrapped_official_file_loads_as_nothing(tmp_path):
             assert torch.equal(model.state_dict()[key], value), key
 
 
-def test_window_one_divides_by_zero():
+def test_window_of_one_token_is_finite():
+    """The official code, timm, mmpretrain and torchvision divide by zero."""
     for window, pretrained in (((1, 1), (1, 1)), ((5, 5), (1, 1)), ((1, 7), (1, 8))):
         assert relative_coords(window, pretrained).isfinite().all()
     grid = WindowGrid.for_map((1, 1), (1, 1), shifted=False)
@@ -230,10 +251,11 @@ def test_window_one_divides_by_zero():
     assert out.isfinite().all()
 
 
-def test_window_change_stretches_the_bias():
-    cpb_mlp = randomize_parameters(make_cpb_mlp(2))
+def test_window_change_does_not_stretch_the_bias():
+    """With the pretrained_window_sizes of 0 in its config, transformers stretches it."""
+    cpb_mlp = randomize_parameters(make_cpb_mlp(2)).double()
     at_8 = position_bias(cpb_mlp, (8, 8), (8, 8)).reshape(2, 8, 8, 8, 8)
     at_16 = position_bias(cpb_mlp, (16, 16), (8, 8)).reshape(2, 16, 16, 16, 16)
-    torch.testing.assert_close(at_8, at_16[:, :8, :8, :8, :8])
+    assert_equal_to_rounding(at_8, at_16[:, :8, :8, :8, :8])
     with pytest.raises(ValueError, match='stretch'):
         SwinTransformerV2(SMALL_ARCH, pretrained_window_sizes=[0, 0, 0, 0])
