@@ -1,6 +1,6 @@
 """The measurements of the parity tests, shown at the end of the run."""
 
-from .ours import measured
+from .comparison import measured
 
 
 def pytest_terminal_summary(terminalreporter):
