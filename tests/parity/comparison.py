@@ -23,7 +23,7 @@ def in_float64(model):
 
 
 def relative_coords_table(table):
-    """The official table ``(1, 2 Wh - 1, 2 Ww - 1, 2)`` in float64, made from one of float32 precision.
+    """A table ``(1, 2 Wh - 1, 2 Ww - 1, 2)`` of float32 precision, computed anew in float64.
 
     Offsets are integers, so the table's largest coordinate gives the unit of each axis, the
     pretrained window minus 1.

@@ -76,17 +76,14 @@ def fill(model, sharp=False):
 
 
 class Model:
-    """A model of another implementation: a name of IMPLEMENTATIONS, and arguments of its own."""
+    """A model of another implementation; `module` is its name in IMPLEMENTATIONS."""
 
     module: str
     format: str
-    arguments: dict = {}
 
     def build(self, arch, window, size, pretrained=None, **more):
         build = implementations.IMPLEMENTATIONS[self.module].build
-        return build(
-            arch, size, window, pretrained or 0, classes=CLASSES, **self.arguments, **more
-        )
+        return build(arch, size, window, pretrained or 0, classes=CLASSES, **more)
 
     def stages(self, model, x):
         return implementations.IMPLEMENTATIONS[self.module].maps(model, x)
@@ -118,7 +115,10 @@ class TimmFeatures(Timm):
 
 class Hf(Model):
     module, format = 'transformers', 'hf'
-    arguments = dict(class_name='Swinv2ForImageClassification')
+    class_name = 'Swinv2ForImageClassification'
+
+    def build(self, arch, window, size, pretrained=None):
+        return super().build(arch, window, size, pretrained, class_name=self.class_name)
 
     def stages(self, model, x):
         inner = getattr(model, 'swinv2', model)
@@ -141,11 +141,11 @@ class Hf(Model):
 
 
 class HfModel(Hf):
-    arguments = dict(class_name='Swinv2Model')
+    class_name = 'Swinv2Model'
 
 
 class HfBackbone(Hf):
-    arguments = dict(class_name='Swinv2Backbone')
+    class_name = 'Swinv2Backbone'
 
 
 class Torchvision(Model):

@@ -12,7 +12,6 @@ from .implementations import CLASSES, MODELS, NAMES
 from .ours import ours_from, stages_of
 from .recorded import ARCH, DIGITS, WINDOW, image, load, record, sample, state_of
 
-
 each_model = pytest.mark.parametrize(
     ('name', 'implementation'), list(zip(NAMES, MODELS, strict=True)), ids=NAMES
 )

@@ -98,13 +98,7 @@ def _timm_maps(network, x):
 
 
 def _transformers(
-    arch,
-    size,
-    window,
-    pretrained_window,
-    drop_path=0.0,
-    classes=0,
-    class_name='Swinv2Backbone',
+    arch, size, window, pretrained_window, drop_path=0.0, classes=0, class_name='Swinv2Backbone'
 ):
     import transformers
 
@@ -167,9 +161,7 @@ def _mmpretrain(arch, size, window, pretrained_window, drop_path=0.0, classes=0)
     return ImageClassifier(
         backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead', num_classes=classes, in_channels=8 * arch['embed_dims']
-        ),
+        head=dict(type='LinearClsHead', num_classes=classes, in_channels=8 * arch['embed_dims']),
     )
 
 
