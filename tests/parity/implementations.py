@@ -26,11 +26,13 @@ FOLDER = os.environ.get('SWINV2_IMPLEMENTATIONS')
 def need(name):
     """Import an implementation; skip the test where it is not installed, or not asked for."""
     implementations.declare_torchvision_operators()
+    implementation = implementations.IMPLEMENTATIONS[name]
+    module = implementation.packages[0]
     if not FOLDER:
-        return pytest.importorskip(name)
-    if implementations.IMPLEMENTATIONS[name].folder != FOLDER:
+        return pytest.importorskip(module)
+    if implementation.folder != FOLDER:
         pytest.skip(f'{name} is in another folder, with which another run compares')
-    return importlib.import_module(name)
+    return importlib.import_module(module)
 
 
 # How parameters of the last stage are named.

@@ -25,7 +25,7 @@ class Implementation:
             `.venv` on the path, in processes of its own: torchvision would disturb mmengine, and
             mmpretrain cannot be imported beside transformers.
         packages: What pip installs there, at the versions of constraints.txt and without
-            dependencies: what else they need is in `.venv`.
+            dependencies: what else they need is in `.venv`. The first is the library itself.
         build: Takes ``arch`` (embed_dims, depths and num_heads), the image ``size`` (a side or
             (height, width), in pixels), the ``window`` and the ``pretrained_window`` (sides in
             tokens; 0 if it is the window itself), the ``drop_path`` rate, the number of
