@@ -87,7 +87,7 @@ lint: env
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m codespell_lib
-	@$(dir $(RUN))lint-imports
+	@$(RUN) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 types: env
 	@$(RUN) -m mypy swinv2_backbone

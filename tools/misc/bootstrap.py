@@ -5,6 +5,7 @@ Python that runs this. Needs nothing but the standard library, and parses on old
 they get as far as the line that names the Python that is needed.
 """
 
+import contextlib
 import fcntl
 import glob
 import hashlib
@@ -104,16 +105,18 @@ def pip(python, *args, failure, env=None):
     run([python, '-m', 'pip', '--disable-pip-version-check', '--retries', '2', *args], failure, env)
 
 
-def take_lock():
+@contextlib.contextmanager
+def lock():
     """Wait until no other set-up of this user is running: they share the folder of wheels."""
     os.makedirs(CACHE, exist_ok=True)
-    lock = os.open(os.path.join(CACHE, 'lock'), os.O_RDWR | os.O_CREAT)
-    os.set_inheritable(lock, True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say('waiting for another set-up to end')
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(os.path.join(CACHE, 'lock'), 'w') as file:
+        os.set_inheritable(file.fileno(), True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('waiting for another set-up to end')
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def wheel_folder(cuda=''):
@@ -133,11 +136,12 @@ def compiled_mmcv(cuda=''):
 def cuda_of_torch(python):
     """The CUDA release that the installed torch and this machine's nvcc share, or ''."""
     code = 'import torch; print(torch.cuda.is_available() and torch.version.cuda or "")'
-    release = subprocess.check_output([python, '-c', code], text=True).strip()
+    quiet = dict(stderr=subprocess.DEVNULL, text=True)
+    release = subprocess.check_output([python, '-c', code], **quiet).strip()
     nvcc = shutil.which('nvcc') or '/usr/local/cuda/bin/nvcc'
     if not release or not os.path.exists(nvcc):
         return ''
-    version = subprocess.check_output([nvcc, '--version'], text=True)
+    version = subprocess.check_output([nvcc, '--version'], **quiet)
     return release if 'release ' + release in version else ''
 
 
@@ -239,13 +243,13 @@ def set_up_implementations():
 def main():
     try:
         if 'implementations' in sys.argv[1:]:
-            take_lock()
-            set_up_implementations()
+            with lock():
+                set_up_implementations()
         elif read(STAMP) != fingerprint():
             check_machine()
-            take_lock()
-            if read(STAMP) != fingerprint():  # not made while this one waited
-                set_up()
+            with lock():
+                if read(STAMP) != fingerprint():  # not made while this one waited
+                    set_up()
     except SetupError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
-"""The set-up: what it refuses in one line, and how it picks up what was interrupted."""
+"""The set-up: what it refuses in one line, what it installs, and when it does so anew."""
 
+import ast
 import os
 import re
 import subprocess
@@ -8,40 +9,83 @@ from pathlib import Path
 
 import pytest
 
+from tools.benchmarking.implementations import packages_by_folder
 from tools.misc import bootstrap
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def venv(tmp_path, monkeypatch):
-    """bootstrap with an empty folder for its .venv and no wheel of mmcv at hand."""
-    monkeypatch.setattr(bootstrap, 'VENV', str(tmp_path / '.venv'))
-    monkeypatch.setattr(bootstrap, 'LOG', str(tmp_path / 'install.log'))
-    monkeypatch.setattr(bootstrap, 'STAMP', str(tmp_path / '.venv' / 'installed'))
+    """The path of a `.venv` that is not there yet, and no wheel of mmcv at hand."""
+    path = tmp_path / '.venv'
+    monkeypatch.setattr(bootstrap, 'VENV', str(path))
+    monkeypatch.setattr(bootstrap, 'LOG', str(path / 'install.log'))
+    monkeypatch.setattr(bootstrap, 'STAMP', str(path / 'installed'))
+    monkeypatch.setattr(bootstrap, 'IMPLEMENTATIONS', str(path / 'implementations'))
     monkeypatch.setattr(bootstrap, 'CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(sys, 'argv', ['bootstrap.py'])
     monkeypatch.delenv('PIP_FIND_LINKS', raising=False)
-    return tmp_path / '.venv'
+    return path
+
+
+@pytest.fixture
+def started(venv):
+    """The path of a `.venv` whose set-up has begun."""
+    venv.mkdir()
+    (venv / 'install.log').touch()
+    return venv
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """The path of a wheel of mmcv in a folder of PIP_FIND_LINKS."""
+    path = tmp_path / f'mmcv-{bootstrap.pinned("mmcv")}-cp311-cp311-linux_x86_64.whl'
+    path.touch()
+    monkeypatch.setenv('PIP_FIND_LINKS', f'https://host/links {tmp_path}')
+    return str(path)
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that the set-up would run."""
+    recorded = []
+
+    def run(command, failure, env=None):
+        recorded.append(command)
+        Path(bootstrap.LOG).touch()
+
+    monkeypatch.setattr(bootstrap, 'run', run)
+    monkeypatch.setattr(bootstrap, 'cuda_of_torch', lambda python: '')
+    monkeypatch.setattr(bootstrap, 'replace_opencv_without_libgl', lambda python: None)
+    return recorded
 
 
 def test_constraints_pin_everything_that_is_installed():
-    for name in bootstrap.BASE + bootstrap.STACK:
-        assert re.fullmatch(r'\d[\w.]*', bootstrap.pinned(name)), name
-    lines = [
-        line
-        for line in (ROOT / 'constraints.txt').read_text().splitlines()
-        if not line.startswith('#')
+    [call] = [
+        node.value
+        for node in ast.parse((ROOT / 'setup.py').read_text()).body
+        if isinstance(node, ast.Expr) and getattr(node.value, 'func', None)
     ]
-    assert all(re.fullmatch(r'[\w.-]+==\d[\w.]*', line) for line in lines)
+    extras = next(
+        ast.literal_eval(each.value) for each in call.keywords if each.arg == 'extras_require'
+    )
+    installed = [re.match(r'[\w-]+', name)[0] for each in extras.values() for name in each]
+    assert set(bootstrap.EXTRAS.split(',')) == set(extras)
+    installed += [name for names in packages_by_folder().values() for name in names]
+    for name in bootstrap.BASE + installed:
+        assert re.fullmatch(r'\d[\w.]*', bootstrap.pinned(name)), name
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    assert all(line[0] == '#' or re.fullmatch(r'[\w.-]+==\d[\w.]*', line) for line in lines)
 
 
-def test_wrong_python(venv, monkeypatch):
+def test_wrong_python_is_refused(venv, monkeypatch):
     monkeypatch.setattr(sys, 'version_info', (3, 9, 2))
     with pytest.raises(bootstrap.SetupError, match=r'Python 3\.11 is needed .*, this is 3\.9: run'):
         bootstrap.check_machine()
 
 
-def test_missing_compiler_and_headers(venv, monkeypatch):
+def test_missing_packages_of_the_system_are_named(venv, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, 'which', lambda *_, **__: None)
     monkeypatch.setattr(bootstrap.sysconfig, 'get_paths', lambda: {'include': '/nowhere'})
     with pytest.raises(bootstrap.SetupError) as caught:
@@ -51,127 +95,97 @@ def test_missing_compiler_and_headers(venv, monkeypatch):
     )
 
 
-def test_a_wheel_at_hand_needs_no_compiler(venv, monkeypatch, tmp_path):
-    wheel = tmp_path / f'mmcv-{bootstrap.pinned("mmcv")}-cp311-cp311-linux_x86_64.whl'
-    wheel.touch()
+def test_wheel_at_hand_needs_no_compiler(venv, wheel, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, 'which', lambda *_, **__: None)
-    monkeypatch.setenv('PIP_FIND_LINKS', f'https://host/links {tmp_path}')
-    assert bootstrap.compiled_mmcv() == str(wheel)
+    assert bootstrap.compiled_mmcv() == wheel
     bootstrap.check_machine()
 
 
-def test_a_killed_set_up_takes_its_children_along_and_the_next_one_waits(venv):
+def test_environment_of_the_user_is_not_removed(venv, wheel):
+    (venv / 'lib').mkdir(parents=True)
+    with pytest.raises(bootstrap.SetupError, match=r'\.venv was not made by `make env`: move it'):
+        bootstrap.check_machine()
+
+
+def test_set_up_removes_what_an_interrupted_one_left(started, wheel, commands):
+    (started / 'half-installed').touch()
+    bootstrap.main()
+    assert not (started / 'half-installed').exists()
+    installs = [command for command in commands if 'install' in command]
+    assert all(bootstrap.CONSTRAINTS in command for command in installs)
+    assert 'torch' in installs[0]
+    assert wheel in installs[1]
+    count = len(commands)
+    bootstrap.main()
+    assert len(commands) == count, 'nothing has changed since'
+
+
+def test_changed_constraints_make_it_anew(started, wheel, commands, monkeypatch, tmp_path):
+    bootstrap.main()
+    changed = tmp_path / 'constraints.txt'
+    changed.write_text(Path(bootstrap.CONSTRAINTS).read_text() + 'new==1\n')
+    monkeypatch.setattr(bootstrap, 'CONSTRAINTS', str(changed))
+    count = len(commands)
+    bootstrap.main()
+    assert len(commands) == 2 * count
+
+
+def test_second_set_up_waits_for_the_first(venv):
     code = (
-        'import signal, sys; from tools.misc import bootstrap as b; '
-        f'b.CACHE, b.LOG = {bootstrap.CACHE!r}, {bootstrap.LOG!r}; '
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); b.take_lock(); print('held'); "
-        f"b.run(['bash', '-c', 'sleep 1000 & echo $! > {venv}.pid; wait'], 'x')"
+        'from tools.misc import bootstrap as b; '
+        f"b.CACHE = {bootstrap.CACHE!r}; lock = b.lock(); lock.__enter__(); print('held'); input()"
     )
-    start = [sys.executable, '-u', '-c', code]
-    first = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert first.stdout.readline() == 'held\n'
-    second = subprocess.Popen(start, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert second.stdout.readline() == '-- waiting for another set-up to end\n'
-    second.terminate()
-    assert second.wait(timeout=20) == 3
-    pid = Path(f'{venv}.pid')
-    while not pid.exists() or not pid.read_text():
-        assert first.poll() is None
-    assert is_running(pid.read_text().strip())
-    first.terminate()
-    assert first.wait(timeout=20) == 3
-    assert not is_running(pid.read_text().strip())
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, '-u', '-c', code],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    with start() as first:
+        assert first.stdout.readline() == 'held\n'
+        with start() as second:
+            assert second.stdout.readline() == '-- waiting for another set-up to end\n'
+            first.communicate('\n')
+            assert second.communicate('\n')[0] == 'held\n'
 
 
-def is_running(pid):
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != 'Z'  # ended, but nobody has asked for its status
-
-
-def test_no_network_is_one_line(venv):
+def test_no_network_is_one_line(started):
     code = 'print("NewConnectionError: Failed to establish"); raise SystemExit(1)'
     with pytest.raises(bootstrap.SetupError, match=r'^no network: pip cannot reach') as caught:
         bootstrap.run([sys.executable, '-c', code], 'could not install')
     assert '\n' not in str(caught.value)
 
 
-def test_another_failure_names_the_reason_and_the_log(venv):
+def test_other_failures_name_the_reason_and_the_log(started, monkeypatch):
     code = 'print("ERROR: No matching distribution found for x==1"); raise SystemExit(1)'
-    with pytest.raises(bootstrap.SetupError) as caught:
-        bootstrap.run([sys.executable, '-c', code], 'could not install x')
+    monkeypatch.setattr(bootstrap, 'check_machine', lambda: None)
+    monkeypatch.setattr(
+        bootstrap, 'set_up', lambda: bootstrap.run([sys.executable, '-c', code], 'could not go on')
+    )
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.main()
     assert re.fullmatch(
-        r'could not install x: No matching distribution found for x==1 '
-        r'\(all of it: .*install\.log\)',
+        r'error: could not go on: No matching distribution found for x==1 \(see .*install\.log\)',
         str(caught.value),
     )
 
 
-def test_no_network_for_real(tmp_path):
-    """pip's own words when there is no index to be reached."""
-    command = [
-        sys.executable,
-        '-m',
-        'pip',
-        'download',
-        '--retries',
-        '1',
-        '--no-deps',
-        '-d',
-        tmp_path,
-        'a-package-that-does-not-exist',
-    ]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            'PIP_INDEX_URL': 'http://127.0.0.1:9/simple',
-            'PIP_EXTRA_INDEX_URL': '',
-            'PIP_CONFIG_FILE': os.devnull,
-        },
-    )
-    assert any(sign in result.stdout + result.stderr for sign in bootstrap.NETWORK_SIGNS)
-
-
-def test_half_installed_packages_are_removed(venv):
-    site = venv / 'lib' / 'python3.11' / 'site-packages'
-    for name, files, record in (
-        ('whole', ['whole/a.py'], True),
-        ('no_record', ['b.py'], False),
-        ('file_missing', ['c.py'], True),
-    ):
-        info = site / f'{name}-1.0.dist-info'
-        info.mkdir(parents=True)
-        (info / 'METADATA').write_text(f'Name: {name}\nVersion: 1.0\n')
-        if record:
-            (info / 'RECORD').write_text(''.join(f'{file},,\n' for file in files))
-    (site / 'whole').mkdir()
-    (site / 'whole' / 'a.py').touch()
-    (site / '~ackup').mkdir()
-    bootstrap.remove_half_installed()
-    assert sorted(p.name for p in site.iterdir()) == ['whole', 'whole-1.0.dist-info']
-
-
-def test_installed_only_for_the_same_constraints(venv, monkeypatch, tmp_path):
-    monkeypatch.setattr(bootstrap, 'PYTHON', sys.executable)
-    assert not bootstrap.is_installed()
-    venv.mkdir()
-    (venv / 'installed').write_text(bootstrap.fingerprint())
-    assert bootstrap.is_installed()
-    changed = tmp_path / 'constraints.txt'
-    changed.write_text('torch==9\n')
-    monkeypatch.setattr(bootstrap, 'CONSTRAINTS', str(changed))
-    assert not bootstrap.is_installed()
+def test_pip_without_an_index_is_recognized(started, monkeypatch):
+    monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:9/simple')
+    monkeypatch.setenv('PIP_EXTRA_INDEX_URL', '')
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    command = ('download', '--retries', '1', '--no-deps', '-d', str(started), 'no-such-package')
+    with pytest.raises(bootstrap.SetupError, match='no network'):
+        bootstrap.pip(sys.executable, *command, failure='could not download')
 
 
 def test_parses_on_old_pythons():
-    import ast
-
-    assert ast.parse((ROOT / 'tools/misc/bootstrap.py').read_text(), feature_version=(3, 6)).body
+    text = (ROOT / 'tools/misc/bootstrap.py').read_text()
+    assert ast.parse(text, feature_version=(3, 6)).body
 
 
 @pytest.mark.parametrize(
@@ -189,31 +203,34 @@ def test_make_refuses_in_one_line(arguments, message):
     assert message in result.stderr.splitlines()[0]
 
 
-def test_peers_are_installed_whole_and_once(venv, monkeypatch):
-    """Into folders that appear when they are complete, and again when a pin changes."""
-    monkeypatch.setattr(bootstrap, 'IMPLEMENTATIONS_FOLDER', str(venv / 'implementations'))
-    calls = []
+def test_make_uses_an_environment_that_has_the_stack():
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    command = ['make', '-C', ROOT, '--no-print-directory', 'env', f'PYTHON={sys.executable}']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout == (
+        f'-- using the environment of {sys.executable}, which has mmdet and mmseg\n'
+    )
 
-    def pip(*args, failure):
-        folder = Path(args[args.index('--target') + 1])
-        folder.mkdir(parents=True)
-        calls.append(args)
-        if len(calls) == 2:
+
+def test_implementations_are_installed_once_unless_interrupted(started, commands, monkeypatch):
+    def pip(python, *args, failure):
+        commands.append(args)
+        Path(args[args.index('--target') + 1]).mkdir(parents=True)
+        if len(commands) == 2:
             raise bootstrap.SetupError('interrupted')
 
     monkeypatch.setattr(bootstrap, 'pip', pip)
     with pytest.raises(bootstrap.SetupError):
         bootstrap.set_up_implementations()
-    assert (venv / 'implementations/hf/installed').exists()
-    assert not (venv / 'implementations/mmpretrain').exists()
     bootstrap.set_up_implementations()
     bootstrap.set_up_implementations()
-    assert len(calls) == 3
-    assert {pin for args in calls for pin in args if '==' in pin} == {
+    assert len(commands) == 3
+    assert {pin for args in commands for pin in args if '==' in pin} == {
         f'{name}=={bootstrap.pinned(name)}'
-        for names in bootstrap.IMPLEMENTATIONS.values()
+        for names in packages_by_folder().values()
         for name in names
     }
     monkeypatch.setattr(bootstrap, 'pinned', lambda name: '0')
     bootstrap.set_up_implementations()
-    assert len(calls) == 5
+    assert len(commands) == 5
