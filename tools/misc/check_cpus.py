@@ -46,7 +46,7 @@ def run_tests(capability: str, threads: int, tests: list[str]) -> tuple[bool, st
         ONEDNN_MAX_CPU_ISA=CAPABILITIES[capability],
         OMP_NUM_THREADS=str(threads),
     )
-    command = [sys.executable, '-m', 'pytest', '-q', '-n', str(workers), '--dist', 'loadfile']
+    command = [sys.executable, '-m', 'pytest', '-q', '-n', str(workers), '--dist', 'worksteal']
     process = subprocess.run(
         [*command, *tests],
         cwd=ROOT,

@@ -58,7 +58,7 @@ def main() -> None:
         subprocess.run([*install, *requirements(args.torch), *args.more], check=True)
         shown = 'import sys, torch; print("-- torch", torch.__version__, "Python", sys.version)'
         subprocess.run([python, '-c', shown], check=True)
-        run = [python, '-m', 'pytest', '-q', '-n', 'auto', '--dist', 'loadfile', *core_tests()]
+        run = [python, '-m', 'pytest', '-q', '-n', 'auto', '--dist', 'worksteal', *core_tests()]
         sys.exit(subprocess.run(run, cwd=ROOT).returncode)
 
 
