@@ -1,5 +1,10 @@
-# make demo [TASK=detection], make test: each sets up .venv first where that is needed.
+# make demo [TASK=detection], make test: each sets up .venv first where that is needed. An environment
+# of your own that has mmdet and mmseg is used instead: make test PYTHON=/path/to/its/bin/python
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+HAS_STACK = all(map(importlib.util.find_spec, ("torch", "mmengine", "mmdet", "mmseg")))
+ifneq ($(filter command environment,$(origin PYTHON)),)
+    OWN := $(shell $(PYTHON) -c 'import importlib.util; print($(HAS_STACK))' 2>/dev/null)
+endif
 TASK ?= segmentation
 ifeq ($(TASK),segmentation)
     NAME := upernet_swinv2_tiny_shapes
@@ -10,14 +15,20 @@ else
 endif
 CONFIG := configs/$(TASK)/$(NAME).py
 WORK := work_dirs/$(NAME)
-RUN := .venv/bin/python
+RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
 
 # Goals that are no files, or folders that are always looked into.
-.PHONY: .venv/implementations env demo data/shapes test test-slow parity parity-record benchmark lint
+.PHONY: .venv/implementations env demo data/shapes test test-slow test-cpus coverage parity \
+	parity-record benchmark lint types floors
 
+ifeq ($(OWN),True)
+env:
+	@echo "-- using the environment of $(PYTHON), which has mmdet and mmseg"
+else
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
 	@$(PYTHON) tools/misc/bootstrap.py
+endif
 
 data/shapes: env
 	@$(RUN) tools/dataset_converters/make_shapes.py --out $@
@@ -30,26 +41,34 @@ demo: data/shapes
 	@$(RUN) tools/test.py $(CONFIG) $(WORK) --baseline
 	@echo "-> $(WORK)/predictions.png: image, truth and prediction"
 
+# One thread per worker.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist worksteal
+
 test: env
-	@$(RUN) -m pytest -q
+	@$(PYTEST)
 
 test-slow: env
-	@$(RUN) -m pytest -q -m slow
+	@$(PYTEST) -m slow
 
-# Against the other implementations, which lie in folders of their own: see tools/misc/bootstrap.py.
-HF := SWINV2_IMPLEMENTATIONS="transformers timm torchvision" PYTHONPATH=.venv/implementations/hf
-MMPRETRAIN := SWINV2_IMPLEMENTATIONS="mmpretrain" PYTHONPATH=.venv/implementations/mmpretrain
+# The numeric tests with other instructions of the CPU, and 1, 2 and 4 threads.
+test-cpus: env
+	@$(RUN) tools/misc/check_cpus.py
 
+coverage: env
+	@$(PYTEST) --cov swinv2_backbone --cov-report term-missing:skip-covered --cov-fail-under 95
+
+# Against the other implementations (tools/benchmarking/implementations.py), a folder at a time.
 .venv/implementations: env
-	@$(PYTHON) tools/misc/bootstrap.py implementations
+	@$(RUN) tools/misc/bootstrap.py implementations
+
+FOR_EACH_FOLDER = @set -e; for folder in $(CURDIR)/.venv/implementations/*/; do \
+	export SWINV2_IMPLEMENTATIONS=$$(basename $$folder) PYTHONPATH=$$folder;
 
 parity: .venv/implementations
-	@$(HF) $(RUN) -m pytest -q tests/parity
-	@$(MMPRETRAIN) $(RUN) -m pytest -q tests/parity
+	$(FOR_EACH_FOLDER) $(PYTEST) tests/parity; done
 
 parity-record: .venv/implementations
-	@$(HF) $(RUN) -m tests.parity.recorded
-	@$(MMPRETRAIN) $(RUN) -m tests.parity.recorded
+	$(FOR_EACH_FOLDER) $(RUN) -m tests.parity.recorded; done
 
 # Against the other implementations' speed and memory: hours on 2 cores. --help for other sets.
 BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py
@@ -66,3 +85,14 @@ benchmark: .venv/implementations
 
 lint: env
 	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m codespell_lib
+	@$(RUN) -c "from importlinter.cli import lint_imports_command as lint; lint()"
+
+types: env
+	@$(RUN) -m mypy swinv2_backbone
+
+# The core tests with the oldest torch that setup.py allows, and with the newest.
+floors:
+	@$(PYTHON) tools/misc/check_torch.py floor
+	@$(PYTHON) tools/misc/check_torch.py newest

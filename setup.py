@@ -41,6 +41,15 @@ setup(
         'hub': ['safetensors', 'huggingface_hub'],
         # tools/deployment/export_onnx.py
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
-        'dev': ['pytest', 'hypothesis', 'ruff'],
+        'dev': [
+            'pytest',
+            'pytest-xdist',
+            'pytest-cov',
+            'hypothesis',
+            'ruff',
+            'codespell',
+            'import-linter',
+            'mypy',
+        ],
     },
 )

@@ -1,8 +1,9 @@
-"""The other implementations of SwinV2: built, filled with random_parameter weights, saved as they save.
+"""The models of the other implementations: built, filled with random weights, saved as they save.
 
-Each implementation has ``build(arch, window, size, pretrained)``, ``stages(model, x)`` (what leaves the
+Each class has ``build(arch, window, size, pretrained)``, ``stages(model, x)`` (what leaves the
 blocks of each stage, (B, C, H, W)), ``save(model, folder)`` (the checkpoint to load) and
-``format`` (its key map's name).
+``format`` (the name of its key map). The networks themselves are built by
+tools/benchmarking/implementations.py.
 """
 
 import importlib
@@ -14,114 +15,98 @@ import zlib
 import pytest
 import torch
 
+from tools.benchmarking import implementations
+
 CLASSES = 10
-# Implementations that must be there; the others are left out where they are not installed.
-WANTED = os.environ.get('SWINV2_IMPLEMENTATIONS', '').split()
+# The folder of `.venv/implementations` to compare with (`make parity` sets it): what is in it must
+# be there. Without it, an implementation that is not installed is left out.
+FOLDER = os.environ.get('SWINV2_IMPLEMENTATIONS')
 
 
-def declare_torchvision_operators():
-    """PyPI's torchvision is built for CUDA: beside a CPU torch, importing it wants two schemas."""
-    if not hasattr(torch.ops.torchvision, 'nms'):
-        library = torch.library.Library('torchvision', 'DEF')
-        library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        globals()['_library'] = library  # It undoes its definitions when it is collected.
-
-
-def need(module):
-    """Import an implementation's module; skip the test where it is not asked for, or by chance not there."""
-    try:
-        importlib.import_module('torchvision')
-    except (ImportError, RuntimeError):
-        declare_torchvision_operators()
-    if not WANTED:
+def need(name):
+    """Import an implementation; skip the test where it is not installed, or not asked for."""
+    implementations.declare_torchvision_operators()
+    implementation = implementations.IMPLEMENTATIONS[name]
+    module = implementation.packages[0]
+    if not FOLDER:
         return pytest.importorskip(module)
-    if module not in WANTED:
-        pytest.skip(f'{module} is compared with in another run')
+    if implementation.folder != FOLDER:
+        pytest.skip(f'{name} is in another folder, with which another run compares')
     return importlib.import_module(module)
 
 
-# What a stage's last one is called.
+# How parameters of the last stage are named.
 _LAST_STAGE = re.compile(r'\b((layers|stages)[._]3|features\.7)\.')
 
 
-def random_parameter(key, shape, sharp=False):
-    """A value for a parameter of any library that makes it matter: the same for the same key.
+def noise(shape, seed):
+    """Random numbers of mean 0 and variance 1, the same on every CPU.
 
-    Post-norms are away from 0 and 1, logit scales away from ln 10, the position bias varies by
-    several units, biases are not zero. In the last stage every third head's scale is above the
-    clamp ln 100; if `sharp`, in all stages. So sharp a softmax multiplies float32's rounding: then
-    each implementation, ours too, is some 2e-4 off from itself in float64.
+    Uniform, because torch computes normal ones by other instructions on other CPUs.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    noise = torch.randn(shape, generator=generator)
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return (uniform - 0.5) * math.sqrt(12)
+
+
+def random_parameter(key, shape, sharp=False):
+    """A random value for a parameter of any library, the same for the same key.
+
+    The values make every part of the network matter: post-norms are away from 0 and 1, logit
+    scales away from ln 10, the position bias varies by several units, biases are not zero. In the
+    last stage every third head's scale is above the clamp ln 100; if `sharp`, in all stages. The
+    softmax is then so sharp that it multiplies float32's rounding: each implementation, ours too,
+    is some 2e-4 away from itself in float64.
+    """
+    values = noise(shape, zlib.crc32(key.encode()))
     if key.endswith('logit_scale'):
-        scales = math.log(10) + 0.4 * noise
+        scales = math.log(10) + 0.4 * values
         scales[::3] += 2.5 * (sharp or _LAST_STAGE.search(key) is not None)
         return scales
     if 'cpb_mlp' in key or 'position_bias_mlp' in key:
-        return noise * (1.0 if '.0.' in key[-10:] else 0.1)
+        return values * (1.0 if '.0.' in key[-10:] else 0.1)
     if len(shape) == 1:
-        return (0.6 if key.endswith('.weight') else 0.0) + 0.2 * noise
-    return noise * noise[0].numel() ** -0.5
+        return (0.6 if key.endswith('.weight') else 0.0) + 0.2 * values
+    return values * values[0].numel() ** -0.5
 
 
 def fill(model, sharp=False):
-    """Give every parameter of a model its random_parameter value."""
+    """Give every parameter of a model its `random_parameter`."""
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter.copy_(random_parameter(key, parameter.shape, sharp))
     return model.eval()
 
 
-class Timm:
-    module, format = 'timm', 'timm'
+class Model:
+    """A model of another implementation; `module` is its name in IMPLEMENTATIONS."""
 
-    def build(self, arch, window, size, pretrained=None, **kwargs):
-        from timm.models.swin_transformer_v2 import SwinTransformerV2
+    module: str
+    format: str
 
-        return SwinTransformerV2(
-            img_size=size,
-            window_size=window,
-            embed_dim=arch['embed_dims'],
-            depths=arch['depths'],
-            num_heads=arch['num_heads'],
-            num_classes=CLASSES,
-            drop_path_rate=0.0,
-            pretrained_window_sizes=(pretrained or 0,) * 4,
-            **kwargs,
-        )
+    def build(self, arch, window, size, pretrained=None, **more):
+        build = implementations.IMPLEMENTATIONS[self.module].build
+        return build(arch, size, window, pretrained or 0, classes=CLASSES, **more)
 
     def stages(self, model, x):
-        return model.forward_intermediates(
-            x, intermediates_only=True, norm=False, output_fmt='NCHW'
-        )
+        return implementations.IMPLEMENTATIONS[self.module].maps(model, x)
 
     def final_norm(self, model):
         return model.norm
 
     def save(self, model, folder):
-        torch.save(model.state_dict(), folder / 'timm.pth')
-        return folder / 'timm.pth'
+        torch.save(model.state_dict(), folder / f'{self.module}.pth')
+        return folder / f'{self.module}.pth'
+
+
+class Timm(Model):
+    module, format = 'timm', 'timm'
 
 
 class TimmFeatures(Timm):
     format = 'timm_features'
 
     def build(self, arch, window, size, pretrained=None):
-        import timm
-
-        return timm.create_model(
-            'swinv2_tiny_window8_256',
-            features_only=True,
-            img_size=size,
-            window_size=window,
-            embed_dim=arch['embed_dims'],
-            depths=arch['depths'],
-            num_heads=arch['num_heads'],
-            drop_path_rate=0.0,
-            pretrained_window_sizes=(pretrained or 0,) * 4,
-        )
+        return implementations.timm_features(arch, size, window, pretrained or 0)
 
     def stages(self, model, x):
         return [feature.permute(0, 3, 1, 2) for feature in model(x)]
@@ -130,26 +115,12 @@ class TimmFeatures(Timm):
         return None
 
 
-class Hf:
+class Hf(Model):
     module, format = 'transformers', 'hf'
+    class_name = 'Swinv2ForImageClassification'
 
     def build(self, arch, window, size, pretrained=None):
-        import transformers
-
-        config = transformers.Swinv2Config(
-            image_size=size,
-            window_size=window,
-            embed_dim=arch['embed_dims'],
-            depths=list(arch['depths']),
-            num_heads=list(arch['num_heads']),
-            drop_path_rate=0.0,
-            pretrained_window_sizes=[pretrained or 0] * 4,
-            num_labels=CLASSES,
-            out_indices=[1, 2, 3, 4],
-        )
-        return getattr(transformers, self.class_name)(config)
-
-    class_name = 'Swinv2ForImageClassification'
+        return super().build(arch, window, size, pretrained, class_name=self.class_name)
 
     def stages(self, model, x):
         inner = getattr(model, 'swinv2', model)
@@ -179,62 +150,12 @@ class HfBackbone(Hf):
     class_name = 'Swinv2Backbone'
 
 
-class Torchvision:
+class Torchvision(Model):
     module, format = 'torchvision', 'torchvision'
 
-    def build(self, arch, window, size, pretrained=None):
-        from torchvision.models import swin_transformer as swin
 
-        return swin.SwinTransformer(
-            patch_size=[4, 4],
-            embed_dim=arch['embed_dims'],
-            depths=list(arch['depths']),
-            num_heads=list(arch['num_heads']),
-            window_size=[window, window],
-            num_classes=CLASSES,
-            stochastic_depth_prob=0.0,
-            block=swin.SwinTransformerBlockV2,
-            downsample_layer=swin.PatchMergingV2,
-        )
-
-    def stages(self, model, x):
-        maps = []
-        for i, module in enumerate(model.features):
-            x = module(x)
-            if i % 2:
-                maps.append(x.permute(0, 3, 1, 2))
-        return maps
-
-    def final_norm(self, model):
-        return model.norm
-
-    def save(self, model, folder):
-        torch.save(model.state_dict(), folder / 'torchvision.pth')
-        return folder / 'torchvision.pth'
-
-
-class Mmpretrain:
+class Mmpretrain(Model):
     module, format = 'mmpretrain', 'mmpretrain'
-
-    def build(self, arch, window, size, pretrained=None):
-        from mmpretrain.models import ImageClassifier
-
-        # It does not shrink windows to small maps by itself: its configs say 16 16 16 8.
-        windows = [min(window, size // (4 * 2**i)) for i in range(4)]
-        return ImageClassifier(
-            backbone=dict(
-                type='SwinTransformerV2',
-                arch={**arch, 'extra_norm_every_n_blocks': 0},
-                img_size=size,
-                window_size=windows,
-                drop_path_rate=0.0,
-                pretrained_window_sizes=[pretrained or 0] * 4,
-            ),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(
-                type='LinearClsHead', num_classes=CLASSES, in_channels=arch['embed_dims'] * 8
-            ),
-        )
 
     def stages(self, model, x):
         maps = []
@@ -258,13 +179,5 @@ class Mmpretrain:
         return folder / 'mmpretrain.pth'
 
 
-IMPLEMENTATIONS = [
-    Timm(),
-    TimmFeatures(),
-    Hf(),
-    HfModel(),
-    HfBackbone(),
-    Torchvision(),
-    Mmpretrain(),
-]
-NAMES = [type(implementation).__name__ for implementation in IMPLEMENTATIONS]
+MODELS = [Timm(), TimmFeatures(), Hf(), HfModel(), HfBackbone(), Torchvision(), Mmpretrain()]
+NAMES = [type(model).__name__ for model in MODELS]

@@ -1,7 +1,8 @@
 """What the other implementations call their parameters, and what they compute, on a small model.
 
-`make parity` holds the records in `recorded/` against the libraries; `make test`, which has none
-of them, holds our loading against the records. `make parity-record` makes them anew.
+`make parity` compares the records in `recorded/` with the libraries; `make test`, which has none
+of them, compares what we load with the records. `make parity-record` writes them anew. Features
+are computed in float64 and rounded to `DIGITS`, so a record is the same on every machine.
 """
 
 import json
@@ -10,34 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from .implementations import IMPLEMENTATIONS, NAMES, fill, need, random_parameter
+from .comparison import in_float64
+from .implementations import MODELS, NAMES, fill, need, noise, random_parameter
 
 FOLDER = Path(__file__).parent / 'recorded'
 ARCH = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 4, 8))
 WINDOW, SIZE = 4, 128
-GEOMETRY = ('relative_coords_table', 'relative_position_index')
+DIGITS = 6
 
 
 def image():
-    return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    return noise((1, 3, SIZE, SIZE), seed=2).double()
 
 
 def sample(maps):
     """A few hundred numbers of each map."""
-    return [[round(x, 6) for x in m[0, :, ::5, ::3].flatten()[::3].tolist()] for m in maps]
-
-
-def build(implementation):
-    need(implementation.module)
-    return fill(implementation.build(ARCH, WINDOW, SIZE))
+    return [m[0, :, ::5, ::3].flatten()[::3].tolist() for m in maps]
 
 
 def record(implementation, folder):
-    """Names, shapes and values of an implementation as it is installed; its file goes into a folder."""
-    model = build(implementation)
+    """Names, shapes and values of a model as its library is installed; its file is in `folder`."""
+    need(implementation.module)
+    model = fill(implementation.build(ARCH, WINDOW, SIZE))
     path = implementation.save(model, folder)
     with torch.inference_mode():
-        maps = sample(implementation.stages(model, image()))
+        maps = sample(implementation.stages(in_float64(model), image()))
     config = folder / 'config.json'
     from safetensors.torch import load_file
 
@@ -45,7 +43,7 @@ def record(implementation, folder):
     return dict(
         shapes={key: list(value.shape) for key, value in saved.get('state_dict', saved).items()},
         file=path.name,
-        maps=maps,
+        maps=[[round(x, DIGITS) for x in values] for values in maps],
         config=json.loads(config.read_text()) if config.exists() else None,
     )
 
@@ -55,14 +53,14 @@ def load(name):
 
 
 def state_of(recorded):
-    """The state dict that was recorded: geometry computed here, the rest from the keys alone."""
+    """The state dict that was recorded: tables computed here, the rest from the keys alone."""
     state = {}
     for key, shape in recorded['shapes'].items():
         if key.endswith('relative_coords_table'):
             t = 8 * torch.arange(1 - WINDOW, WINDOW) / (WINDOW - 1)
             table = torch.stack(torch.meshgrid(t, t, indexing='ij'), -1)[None]
             state[key] = table.sign() * torch.log2(1 + table.abs()) / 3
-        elif key.endswith(GEOMETRY):
+        elif key.endswith('relative_position_index'):
             state[key] = torch.zeros(shape).long()
         else:
             state[key] = random_parameter(key, tuple(shape))
@@ -70,10 +68,10 @@ def state_of(recorded):
 
 
 def main():
-    """Record the implementations that are installed."""
+    """Record the models of the implementations that are installed."""
     import tempfile
 
-    for name, implementation in zip(NAMES, IMPLEMENTATIONS, strict=True):
+    for name, implementation in zip(NAMES, MODELS, strict=True):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 made = record(implementation, Path(folder))

@@ -1,12 +1,12 @@
 """Run a script with torchvision's operators declared, without which mmpretrain cannot be imported.
 
-Only for tests: see tests/parity/implementations.py.
+Only for tests: see tools/benchmarking/implementations.py.
 """
 
 import runpy
 import sys
 
-from tests.parity.implementations import declare_torchvision_operators
+from tools.benchmarking.implementations import declare_torchvision_operators
 
 if __name__ == '__main__':
     declare_torchvision_operators()

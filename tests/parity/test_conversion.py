@@ -10,19 +10,20 @@ from swinv2_backbone import SwinTransformerV2
 from tests.helpers.models import SMALL_ARCH
 from tools.model_converters import convert_checkpoint
 
-from .implementations import CLASSES, IMPLEMENTATIONS, NAMES, fill, need
+from .comparison import assert_equal_in_float64, in_float64
+from .implementations import CLASSES, MODELS, NAMES, fill, need, noise
 from .ours import stages_of
 
 load_file = pytest.importorskip('safetensors.torch').load_file
 
 WINDOW = 4
-# Windows that a model of this size is trained with: at 64 px the last map is 2 x 2.
-TRAINED = {128: [4, 4, 4, 4], 64: [4, 4, 4, 2]}
+# Pretrained window sizes of a model for images of this size: at 64 px the last map is 2 x 2.
+PRETRAINED = {128: [4, 4, 4, 4], 64: [4, 4, 4, 2]}
 
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch):
-    """Writes a random_parameter model of ours in a format, and reads it back."""
+    """Write a model of ours with random weights in a format; returns it and the path."""
     torch.manual_seed(0)
 
     def write(name, head, safetensors, size):
@@ -31,7 +32,7 @@ def convert(tmp_path, monkeypatch):
                 SMALL_ARCH,
                 window_size=WINDOW,
                 drop_path_rate=0.0,
-                pretrained_window_sizes=TRAINED[size],
+                pretrained_window_sizes=PRETRAINED[size],
             )
         )
         kept = 'norm3' if name != 'timm_features' else 'none'
@@ -55,7 +56,7 @@ def convert(tmp_path, monkeypatch):
                 '--to',
                 name,
                 '--pretrained-window-sizes',
-                *map(str, TRAINED[size]),
+                *map(str, PRETRAINED[size]),
                 *['--safetensors'] * safetensors,
             ],
         )
@@ -66,8 +67,8 @@ def convert(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('safetensors', [False, True], ids=['torch', 'safetensors'])
-@pytest.mark.parametrize('size', TRAINED)
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS, ids=NAMES)
+@pytest.mark.parametrize('size', PRETRAINED)
+@pytest.mark.parametrize('implementation', MODELS, ids=NAMES)
 def test_loads_strictly_and_computes_the_same(convert, implementation, size, safetensors):
     need(implementation.module)
     name = type(implementation).__name__
@@ -85,7 +86,7 @@ def test_loads_strictly_and_computes_the_same(convert, implementation, size, saf
         assert not info['missing_keys']
         assert not info['mismatched_keys']
         config = json.loads((there / 'config.json').read_text())
-        assert config['pretrained_window_sizes'] == TRAINED[size]
+        assert config['pretrained_window_sizes'] == PRETRAINED[size]
         assert config['image_size'] == size
     else:
         theirs = implementation.build(SMALL_ARCH, WINDOW, size)
@@ -94,22 +95,23 @@ def test_loads_strictly_and_computes_the_same(convert, implementation, size, saf
         shapes = {key: value.shape for key, value in theirs.state_dict().items()}
         assert {key: value.shape for key, value in state.items()} == shapes
         if name == 'Mmpretrain':
-            load_as_far_as_mmpretrain_does(theirs, state)
+            load_into_mmpretrain(theirs, state)
         else:
             theirs.load_state_dict(state, strict=True)
-    x = torch.randn(1, 3, size, size)
+    x = noise((1, 3, size, size), seed=0).double()
     with torch.inference_mode():
-        got, wanted = stages_of(ours, x)[0], implementation.stages(theirs.eval(), x)
-    # On a map smaller than its window torchvision lets pads attend: the last is compared without.
+        got = stages_of(ours.double(), x)[0]
+        wanted = implementation.stages(in_float64(theirs.eval()), x)
+    # torchvision lets padding attend on a map smaller than its window: the last is left out.
     stages = 3 if name == 'Torchvision' and size == 64 else 4
-    for a, b in list(zip(got, wanted, strict=True))[:stages]:
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+    assert_equal_in_float64(got[:stages], wanted[:stages], f'{name} converted, {size} px')
 
 
-def load_as_far_as_mmpretrain_does(theirs, state):
-    """mmpretrain's own hook deletes the geometry before it loads, so strict=True fails on any file.
+def load_into_mmpretrain(theirs, state):
+    """Load a state dict into mmpretrain's model; only its tables may be missing.
 
-    Even on the model's own state dict; what is missing then is that geometry and nothing else.
+    Its own hook deletes them before it loads, so strict=True fails on any file, even on the
+    model's own state dict.
     """
     with pytest.raises(RuntimeError, match='Missing key'):
         theirs.load_state_dict(theirs.state_dict(), strict=True)
@@ -121,7 +123,7 @@ def load_as_far_as_mmpretrain_does(theirs, state):
     )
 
 
-def test_what_timm_uploads_is_understood(tmp_path):
+def test_timm_upload_is_read(tmp_path):
     """timm's own upload format: safetensors with a config.json."""
     timm = need('timm')
     from timm.models.hub import save_for_hf

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from tools.benchmarking.cases import ARCHITECTURES, DTYPES, IMPLEMENTATIONS, MODES, Case
-from tools.utils.cli import OneLineParser, positive
-from tools.utils.config_checks import UserError
+from tools.benchmarking.cases import ARCHITECTURES, DTYPES, MODES, Case
+from tools.benchmarking.implementations import IMPLEMENTATIONS
+from tools.utils.cli import OneLineParser, UserError, positive
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -35,8 +35,8 @@ def parse_case(text: str) -> tuple[str, tuple[int, int], int, int]:
 
 
 def cases_of(args: argparse.Namespace) -> list[Case]:
-    """The cases that a command line asks for, each once, in its order."""
-    wanted = args.cases or [
+    """The cases of a command line, each once, in its order."""
+    requested = args.cases or [
         (mode, size, window, args.batch)
         for mode in args.modes
         for size in args.sizes
@@ -46,7 +46,7 @@ def cases_of(args: argparse.Namespace) -> list[Case]:
         dict.fromkeys(
             Case(mode, *size, window, batch, dtype)
             for dtype in args.dtype
-            for mode, size, window, batch in wanted
+            for mode, size, window, batch in requested
         )
     )
 
@@ -63,14 +63,14 @@ def probability(text: str) -> float:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line, checked.
+    """Read and check the command line.
 
     Raises:
-        UserError: If the device is not there.
+        UserError: If torch cannot use the device, or --out is a file.
     """
     parser = OneLineParser(
-        description='Time this backbone against other implementations, one '
-        'after the other in every round, and against its matrix products.'
+        description='Time this backbone against other implementations, one after the other in '
+        'every round, and against the time of its matrix products alone.'
     )
     add = parser.add_argument
     add(
@@ -90,13 +90,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=['infer'],
         help='infer: a forward; train: a forward and a backward',
     )
-    add('--batch', type=positive, default=1, help='images a step')
+    add('--batch', type=positive, default=1, help='images per step')
     add(
         '--cases',
         nargs='+',
         type=parse_case,
         metavar='MODE:SIZE:WINDOW:BATCH',
-        help='these cases, instead of all of --sizes, --windows, --modes and --batch',
+        help='these cases, instead of all combinations of --sizes, --windows, --modes and --batch',
     )
     add(
         '--dtype',
@@ -110,26 +110,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='*',
         choices=IMPLEMENTATIONS,
         default=list(IMPLEMENTATIONS),
-        help='whom to compare with; swin_v1 is the V1 network, not an implementation of V2',
+        help='implementations to compare with; swin_v1 is Swin V1, another network',
     )
-    add('--plain', action='store_true', help='also ours with SWINV2_ATTENTION=plain')
-    add(
-        '--windows-at-once',
-        type=positive,
-        metavar='N',
-        help='also ours with N windows in flight at a time',
-    )
+    add('--reference', action='store_true', help='also ours with SWINV2_ATTENTION=reference')
+    add('--windows-at-once', type=positive, metavar='N', help='also ours with windows_at_once=N')
     add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--compile', action='store_true', help='torch.compile every implementation')
     add('--rounds', type=positive, default=10, help='timed steps of each implementation')
-    add('--warm-up', type=positive, default=1, help='rounds before them that are not timed')
+    add('--warm-up', type=positive, default=1, help='rounds before those that are timed')
     add('--threads', type=positive, default=torch.get_num_threads(), help='of the CPU')
     add('--drop-path', type=probability, default=0.2, help='drop path rate in train mode')
     add(
         '--arch',
         choices=sorted(ARCHITECTURES, reverse=True),
         default='tiny',
-        help='mini is no model, but quick: for trying this tool',
+        help='mini is no released model: for trying this tool in seconds',
     )
     add(
         '--out',
@@ -141,7 +136,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--implementations-folder',
         type=Path,
         default=Path(__file__).parents[2] / '.venv/implementations',
-        help='where `make .venv/implementations` installs; without it, implementations are looked for as usual',
+        help='where `make .venv/implementations` installs them; a library that is not there is '
+        'imported from this environment',
     )
     args = parser.parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():

@@ -1,6 +1,8 @@
-"""What the benchmark measures: cases and implementations. Shared by the parent and its workers."""
+"""What the benchmark measures: cases, and the names of what is timed. Shared with the workers."""
 
 from dataclasses import dataclass
+
+from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 MODES = ('infer', 'train')
 DTYPES = ('fp32', 'bf16', 'fp16')
@@ -9,35 +11,26 @@ ARCHITECTURES = {
     # No released model: for trying the benchmark out in seconds.
     'mini': dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
 }
-# What each implementation is called in tables. Order is the order of a round.
+# What each is called in tables, in the order of a round.
 LABELS = {
     'ours': 'ours',
-    'ours_plain': 'ours, plain attention',
+    'ours_reference': 'ours, reference attention',
     'ours_sequential': 'ours, windows_at_once',
-    'timm': 'timm',
-    'transformers': 'transformers',
-    'torchvision': 'torchvision',
-    'mmpretrain': 'mmpretrain',
-    'swin_v1': 'V1 Swin-T (timm)',
+    **{name: each.label or name for name, each in IMPLEMENTATIONS.items()},
     'gemm': 'GEMM limit',
 }
-# Other implementations of the same network, among which the fastest is looked for.
-V2_IMPLEMENTATIONS = ('timm', 'transformers', 'torchvision', 'mmpretrain')
-IMPLEMENTATIONS = (*V2_IMPLEMENTATIONS, 'swin_v1')
-# The folder of tools/misc/bootstrap.py in which an implementation finds its library; none for ours.
-FOLDERS = {**dict.fromkeys(IMPLEMENTATIONS, 'hf'), 'mmpretrain': 'mmpretrain'}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: what each implementation is to do in a step.
+    """One measurement: what each implementation does in a step.
 
     Attributes:
         mode: 'infer' (a forward) or 'train' (a forward and a backward).
-        height: Of the images, in pixels; width likewise.
-        width: See height.
+        height: Of the images, in pixels.
+        width: Likewise.
         window: Side of an attention window in tokens.
-        batch: Images a step.
+        batch: Images per step.
         dtype: 'fp32', or the half precision of autocast; weights are float32 in any case.
     """
 
@@ -55,10 +48,13 @@ class Case:
         )
 
     def map_shapes(self, embed_dims: int) -> list[tuple[int, int, int, int]]:
-        """Shapes ``(B, C, H, W)`` of the four maps, of strides 4 to 32."""
-        sides = []
-        height, width = -(-self.height // 4), -(-self.width // 4)
-        for stage in range(4):
-            sides.append((self.batch, embed_dims * 2**stage, height, width))
-            height, width = -(-height // 2), -(-width // 2)
-        return sides
+        """Shapes ``(B, C, H, W)`` of the four feature maps, of strides 4 to 32."""
+        return [
+            (
+                self.batch,
+                embed_dims * 2**i,
+                -(-self.height // (4 * 2**i)),
+                -(-self.width // (4 * 2**i)),
+            )
+            for i in range(4)
+        ]

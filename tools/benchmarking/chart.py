@@ -1,4 +1,4 @@
-"""The image of a benchmark: how fast everyone is beside the fastest implementation."""
+"""The chart of a benchmark: the speed of each implementation relative to the fastest other one."""
 
 import textwrap
 from pathlib import Path
@@ -9,37 +9,31 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 from tools.benchmarking.cases import LABELS
+from tools.benchmarking.implementations import IMPLEMENTATIONS
 
-# Ours stands out, the limit stands back.
-_COLOURS = dict(
-    zip(
-        LABELS,
-        (
-            '#c0392b',
-            '#e59866',
-            '#f0b27a',
-            '#1f618d',
-            '#2e86c1',
-            '#5dade2',
-            '#85c1e9',
-            '#7d9a6b',
-            '#d0d3d4',
-        ),
-        strict=True,
-    )
-)
+
+def _colors() -> dict:
+    """Warm colors for ours, blues for the others, gray for the limit and for another network."""
+    ours = [name for name in LABELS if name.startswith('ours')]
+    others = [name for name, each in IMPLEMENTATIONS.items() if each.is_v2]
+    colors = dict.fromkeys(LABELS, '0.65') | {'gemm': '0.85'}
+    for names, map_name in ((ours, 'Reds'), (others, 'Blues')):
+        shades = plt.get_cmap(map_name)
+        for index, name in enumerate(names):
+            colors[name] = shades(0.8 - 0.5 * index / len(names))
+    return colors
 
 
 def draw(results: dict, path: Path) -> None:
     """Draw the speeds of all cases as grouped bars.
 
-    Speed is relative to the fastest implementation of the case, or to ours where no implementation took part. The bars
-    of the GEMM limit are cut off where they would make the others short.
+    Speed is relative to the fastest other implementation of the case, or to ours where none was
+    measured. The bars of the GEMM limit are cut off where they would make the others short.
     """
     bars, ticks, labels, top = [], [], [], 0.0
     for result in results['cases']:
         times = {name: each['median'] for name, each in result['implementations'].items()}
-        unit = times.get(result['fastest_peer'] or 'ours')
+        unit = times.get(result['fastest_implementation'] or 'ours')
         if unit is None:
             continue
         bars += [
@@ -49,26 +43,11 @@ def draw(results: dict, path: Path) -> None:
         labels.append(result['name'].replace(', ', '\n', 1))
         top += len(times) + 1
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.24 * top), layout='constrained')
-    longest = 1.6 * max((speed for _, name, speed in bars if name != 'gemm'), default=1.0)
-    for place, name, speed in bars:
-        length = min(speed, longest)
-        axes.barh(place, length, height=0.9, color=_COLOURS[name])
-        axes.annotate(
-            f'{speed:.2f}' + ' →' * (length < speed),
-            (length, place),
-            xytext=(3, 0),
-            textcoords='offset points',
-            va='center',
-            fontsize=7,
-            bbox=dict(boxstyle='square,pad=0.1', color='white'),
-        )
-    axes.axvline(1, color='black', linewidth=0.8, linestyle='--', zorder=0.5)
+    _draw_bars(axes, bars)
     axes.set_yticks(ticks, labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.08, y=0.01)
     axes.set_xlabel(
-        'speed relative to the fastest implementation, the dashed line (higher is better; '
-        'ours where there is no implementation)',
+        'speed relative to the fastest other implementation, the dashed line (higher is better; '
+        'relative to ours where there is no other)',
         fontsize=8,
     )
     machine = results['machine']
@@ -79,7 +58,7 @@ def draw(results: dict, path: Path) -> None:
     axes.set_title('\n'.join(textwrap.wrap(title, 80)), fontsize=10)
     shown = [name for name in LABELS if any(name == bar[1] for bar in bars)]
     figure.legend(
-        [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in shown],
+        [plt.Rectangle((0, 0), 1, 1, color=_colors()[name]) for name in shown],
         [LABELS[name] for name in shown],
         loc='outside lower center',
         ncols=4,
@@ -88,3 +67,24 @@ def draw(results: dict, path: Path) -> None:
     )
     figure.savefig(path, dpi=130, format='png')
     plt.close(figure)
+
+
+def _draw_bars(axes: plt.Axes, bars: list[tuple[float, str, float]]) -> None:
+    """Draw (position, name, speed) as horizontal bars with their speeds beside them."""
+    colors = _colors()
+    longest = 1.6 * max((speed for _, name, speed in bars if name != 'gemm'), default=1.0)
+    for position, name, speed in bars:
+        length = min(speed, longest)
+        axes.barh(position, length, height=0.9, color=colors[name])
+        axes.annotate(
+            f'{speed:.2f}' + ' →' * (length < speed),
+            (length, position),
+            xytext=(3, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=7,
+            bbox=dict(boxstyle='square,pad=0.1', color='white'),
+        )
+    axes.axvline(1, color='black', linewidth=0.8, linestyle='--', zorder=0.5)
+    axes.invert_yaxis()
+    axes.margins(x=0.08, y=0.01)

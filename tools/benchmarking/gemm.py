@@ -1,4 +1,4 @@
-"""The limit: the matrix products of a step alone, without anything between them."""
+"""The GEMM limit: the matrix products of a step alone, without anything between them."""
 
 import math
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
-# An operand larger than this is read from memory, whatever was done before.
+# An operand larger than this does not stay in a cache between two products.
 _CACHED_BYTES = 2**25
 
 
 class Operand(NamedTuple):
-    """A matrix ``(M, K)``, or a batch of them ``(n, M, K)``, and how it lies in memory."""
+    """A matrix ``(M, K)``, or a batch of them ``(n, M, K)``, and its layout in memory."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -30,14 +30,14 @@ class Operand(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def over(self, storage: Tensor) -> Tensor:
-        """The operand's view of a flat tensor that is long enough."""
+        """A view of a flat tensor, which is long enough, as this operand."""
         shape = self.shape[:-2] + self.shape[:-3:-1] if self.transposed else self.shape
         x = storage[: math.prod(shape)].view(shape)
         return x.mT if self.transposed else x
 
 
 class Product(NamedTuple):
-    """``a @ b``, plus a bias a column if there is one."""
+    """``a @ b``, plus one bias per column if there is one."""
 
     a: Operand
     b: Operand
@@ -48,7 +48,7 @@ class Product(NamedTuple):
         return math.prod(self.a.shape) * self.b.shape[-1]
 
     def operands(self) -> list[tuple[str, Operand]]:
-        """What it reads and writes, each with its role: a, b, out and bias."""
+        """The operands with their roles: a, b, out and bias."""
         columns, dtype = self.b.shape[-1], self.a.dtype
         found = [
             ('a', self.a),
@@ -61,7 +61,7 @@ class Product(NamedTuple):
 def _convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], *_: object
 ) -> list[Product]:
-    """The product that a convolution of patches is (stride = kernel, no padding)."""
+    """A convolution of patches (stride = kernel, no padding) as a product."""
     patches, taps = _patches(x, weight, stride)
     return [
         Product(
@@ -80,15 +80,15 @@ def _convolution_backward(
     stride: list[int],
     *rest: object,
 ) -> list[Product]:
-    """The products of its backward, of those gradients that are asked for."""
+    """The products of its backward, for those gradients that are requested."""
     patches, taps = _patches(x, weight, stride)
-    channels, wanted = weight.shape[0], rest[-1]
+    channels, requested = weight.shape[0], rest[-1]
     products = []
-    if wanted[0]:
+    if requested[0]:
         products.append(
             Product(Operand((patches, channels), x.dtype), Operand((channels, taps), x.dtype))
         )
-    if wanted[1]:
+    if requested[1]:
         products.append(
             Product(Operand((channels, patches), x.dtype, True), Operand((patches, taps), x.dtype))
         )
@@ -104,25 +104,25 @@ def _patches(x: Tensor, weight: Tensor, stride: list[int]) -> tuple[int, int]:
     return x.shape[0] * math.prod(x.shape[2:]) // math.prod(stride), weight[0].numel()
 
 
-def _plain(a: Tensor, b: Tensor) -> list[Product]:
+def _product(a: Tensor, b: Tensor) -> list[Product]:
     return [Product(Operand.like(a), Operand.like(b))]
 
 
 _PRODUCTS = {
-    aten.mm.default: _plain,
-    aten.bmm.default: _plain,
+    aten.mm.default: _product,
+    aten.bmm.default: _product,
     # A bias is added by the product itself; a whole matrix to add is elementwise work.
     aten.addmm.default: lambda c, a, b, **_: [
         Product(Operand.like(a), Operand.like(b), c.ndim == 1)
     ],
-    aten.baddbmm.default: lambda c, a, b, **_: _plain(a, b),
+    aten.baddbmm.default: lambda c, a, b, **_: _product(a, b),
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
 }
 
 
 class Recorder(TorchDispatchMode):
-    """Notes every matrix product that is done below it, in order, in ``products``."""
+    """Records every matrix product that is done under it, in order, in ``products``."""
 
     def __init__(self):
         super().__init__()
@@ -136,19 +136,20 @@ class Recorder(TorchDispatchMode):
 
 
 def record(step: Callable[[], object]) -> tuple[list[Product], int]:
-    """The products of a step, in its order, and its multiply-adds by torch's own count."""
-    step()  # What is computed once and kept, as our position bias in eval mode, is not counted.
+    """The products of a step, in order, and its multiply-adds by torch's own count."""
+    step()  # What is computed once and cached, as our position bias in eval mode, is not counted.
     with FlopCounterMode(display=False) as counter, Recorder() as recorder:
         step()
     return recorder.products, counter.get_total_flops() // 2
 
 
 class Replay:
-    """A step that does products alone, each into an existing buffer.
+    """A step that does the products alone, each into an existing buffer.
 
-    They are in the dtypes and layouts in which our plain path does them: under autocast, attention
-    logits are in float32. Operands of the same kind share a buffer; those that no cache holds share
-    one in any shape, or the buffers of a large training step would take more than the step.
+    Their dtypes and layouts are those of our reference attention: under autocast, attention logits
+    are in float32. Operands of the same role, shape and layout share a buffer. Those too large for
+    a cache share one whatever their shape, or the buffers of a large training step would take more
+    memory than the step.
 
     Args:
         products: What to do, in this order.
@@ -183,7 +184,7 @@ class Replay:
 
     @property
     def bytes(self) -> int:
-        """What the buffers take."""
+        """The size of the buffers."""
         return sum(buffer.nbytes for buffer in self.buffers.values())
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran."""
+"""The machine and the software that a benchmark ran with."""
 
 import datetime
 import platform
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from tools.benchmarking.implementations import IMPLEMENTATIONS
 from tools.benchmarking.process import ROOT
 
-# What decides which kernels matrix products run with on a CPU.
+# The instructions that decide how matrix products run on a CPU.
 _CPU_FLAGS = ('avx512f', 'avx512_bf16', 'amx_tile')
-_LIBRARIES = ('torch', 'timm', 'transformers', 'torchvision', 'mmpretrain', 'mmengine')
+_LIBRARIES = ('torch', 'mmengine', *dict.fromkeys(i.packages[0] for i in IMPLEMENTATIONS.values()))
 
 
 def describe(device: str, threads: int, implementations_folder: Path) -> dict:
@@ -32,7 +33,7 @@ def describe(device: str, threads: int, implementations_folder: Path) -> dict:
 
 
 def cpu_info() -> dict[str, str]:
-    """'model name' and 'flags' of the first CPU; what the system does not tell is ''."""
+    """'model name' and 'flags' of the first CPU; '' where the system does not give them."""
     found = {'model name': platform.processor() or platform.machine(), 'flags': ''}
     path = Path('/proc/cpuinfo')
     for line in reversed(path.read_text().splitlines() if path.exists() else []):
@@ -43,7 +44,7 @@ def cpu_info() -> dict[str, str]:
 
 
 def version(library: str, implementations_folder: Path) -> str | None:
-    """The version of a library that the workers find, or None if they find none."""
+    """The version of a library that the workers import, or None if it is not installed."""
     path = [*(str(folder) for folder in sorted(implementations_folder.glob('*'))), *sys.path]
     return next((each.version for each in metadata.distributions(name=library, path=path)), None)
 

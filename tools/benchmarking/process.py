@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.benchmarking.cases import FOLDERS
+from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,8 @@ class Worker:
 
     Args:
         implementation: Its name.
-        implementations_folder: Where the folders of the other libraries are; one that is missing is left out.
+        implementations_folder: Where the folders of the other implementations are; one that does
+            not exist is left out of the path.
         threads: CPU threads.
     """
 
@@ -41,7 +42,7 @@ class Worker:
             env=environment(implementation, implementations_folder, threads),
         )
 
-    def ask(self, do: str, **arguments: object) -> dict:
+    def request(self, do: str, **arguments: object) -> dict:
         """Send a request and wait for its answer; see ``worker.py``.
 
         Raises:
@@ -54,13 +55,13 @@ class Worker:
         except BrokenPipeError:
             line = ''
         if not line:
-            raise WorkerError(self._epitaph())
+            raise WorkerError(self._why_it_ended())
         answer = json.loads(line)
         if 'error' in answer:
             raise WorkerError(answer['error'])
         return answer
 
-    def _epitaph(self) -> str:
+    def _why_it_ended(self) -> str:
         status = self._process.wait()
         text = f'its process ended with status {status}'
         if status < 0:
@@ -68,8 +69,8 @@ class Worker:
             if -status == signal.SIGKILL:
                 text += ' (out of memory?)'
         self._errors.seek(0)
-        said = [line.strip() for line in self._errors if line.strip()]
-        return text + (f': {said[-1]}' if said else '')
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return text + (f': {lines[-1]}' if lines else '')
 
     def close(self) -> None:
         """End the process; it is no error if it has ended."""
@@ -81,8 +82,8 @@ class Worker:
 def environment(implementation: str, implementations_folder: Path, threads: int) -> dict[str, str]:
     """The environment variables of an implementation's process."""
     paths = [str(ROOT)]
-    if implementation in FOLDERS:
-        folder = (implementations_folder / FOLDERS[implementation]).resolve()
+    if implementation in IMPLEMENTATIONS:
+        folder = (implementations_folder / IMPLEMENTATIONS[implementation].folder).resolve()
         paths += [str(folder)] if folder.is_dir() else []
     paths += [path for path in [os.environ.get('PYTHONPATH')] if path]
     variables = {
@@ -91,6 +92,6 @@ def environment(implementation: str, implementations_folder: Path, threads: int)
         'OMP_NUM_THREADS': str(threads),
         'MKL_NUM_THREADS': str(threads),
     }
-    if implementation in ('ours_plain', 'gemm'):
+    if implementation in ('ours_reference', 'gemm'):
         variables['SWINV2_ATTENTION'] = 'plain'
     return variables

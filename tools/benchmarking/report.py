@@ -6,13 +6,14 @@ from pathlib import Path
 from swinv2_backbone.checkpoints.files import atomic_file
 from tools.benchmarking.cases import LABELS
 from tools.benchmarking.chart import draw
+from tools.utils.table import format_number, format_table
 
 _HEAD = (
     'implementation',
     'median ms',
     'IQR ms',
     'min ms',
-    'x fastest implementation',
+    'x fastest other',
     'of GEMM limit',
     'peak MB',
 )
@@ -28,37 +29,32 @@ def rows(result: dict) -> list[tuple[str, ...]]:
             (
                 LABELS[name],
                 *times,
-                _number(measured['speed'], '.2f'),
-                '-' if limit else _number(measured['limit_fraction'], '.0%'),
-                '-' if limit else _number(measured['bytes'] / 1e6, '.1f'),
+                format_number(measured['speed'], '.2f'),
+                '-' if limit else format_number(measured['limit_fraction'], '.0%'),
+                '-' if limit else format_number(measured['bytes'] / 1e6, '.1f'),
             )
         )
     return cells
 
 
-def _number(value: float | None, form: str) -> str:
-    return '-' if value is None else format(value, form)
-
-
 def notes(result: dict) -> list[str]:
-    """What a case's table does not say, a line each."""
+    """What a case's table does not show, one line each."""
     lines = []
     if result['speed_ratio'] is not None:
         lines.append(
-            f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest implementation, '
-            f"{result['fastest_peer']} (median of the rounds' own ratios: "
-            f'{result["speed_ratio_by_round"]:.2f})'
+            f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest other '
+            f"implementation, {result['fastest_implementation']} (median of the rounds' own "
+            f'ratios: {result["speed_ratio_by_round"]:.2f})'
         )
     if result['memory_ratio'] is not None:
         lines.append(
-            f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest '
-            f'implementation, {result["smallest_peer"]}'
+            f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest other '
+            f'implementation, {result["smallest_implementation"]}'
         )
     if result['multiply_adds'] is not None:
-        rate = _number(result['gemm_gflops'], '.1f')
         lines.append(
-            f'{result["multiply_adds"] / 1e9:.3f} G multiply-adds a step; its products '
-            f'alone run at {rate} GFLOP/s'
+            f'{result["multiply_adds"] / 1e9:.3f} G multiply-adds per step; its matrix products '
+            f'alone run at {format_number(result["gemm_gflops"], ".1f")} GFLOP/s'
         )
     if result['trimmed']:
         lines.append('every implementation gave its memory back after each step')
@@ -68,20 +64,14 @@ def notes(result: dict) -> list[str]:
 
 def text_table(result: dict) -> str:
     """A case for a terminal: name, aligned table, notes."""
-    cells = rows(result)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [result['name']]
-    for row in cells:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append('  '.join(['', first.strip().ljust(widths[0]), *others]))
-    return '\n'.join([*lines, *('  ' + note for note in notes(result))])
+    lines = [*format_table(rows(result)).splitlines(), *notes(result)]
+    return '\n'.join([result['name'], *('  ' + line for line in lines)])
 
 
 def markdown(results: dict) -> str:
     """All cases, under a header that says where and with what they ran."""
-    machine = results['machine']
     lines = ['# Benchmark', '']
-    for key, value in machine.items():
+    for key, value in results['machine'].items():
         if isinstance(value, dict):
             value = ', '.join(f'{name} {version}' for name, version in value.items() if version)
         elif isinstance(value, list):
@@ -89,25 +79,16 @@ def markdown(results: dict) -> str:
         lines.append(f'- {key.replace("_", " ")}: {value}')
     for result in results['cases']:
         head, *body = (f'| {" | ".join(row)} |' for row in rows(result))
-        lines += [
-            '',
-            f'## {result["name"]}',
-            '',
-            head,
-            '|---' + '|---:' * (len(_HEAD) - 1) + '|',
-            *body,
-            '',
-            *(f'- {note}' for note in notes(result)),
-        ]
+        rule = '|---' + '|---:' * (len(_HEAD) - 1) + '|'
+        lines += ['', f'## {result["name"]}', '', head, rule, *body, '']
+        lines += [f'- {note}' for note in notes(result)]
     return '\n'.join(lines) + '\n'
 
 
 def write(results: dict, out: Path) -> None:
-    """Write results.json, results.md and chart.png, each whole or not at all."""
-    for name, text in (
-        ('results.json', json.dumps(results, indent=1)),
-        ('results.md', markdown(results)),
-    ):
+    """Write results.json, results.md and chart.png, each atomically."""
+    texts = {'results.json': json.dumps(results, indent=1), 'results.md': markdown(results)}
+    for name, text in texts.items():
         with atomic_file(out / name) as partial:
             Path(partial).write_text(text)
     with atomic_file(out / 'chart.png') as partial:

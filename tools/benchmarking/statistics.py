@@ -1,8 +1,8 @@
-"""What the raw times and bytes of a case amount to."""
+"""Statistics of the raw times and bytes of a case."""
 
 import numpy as np
 
-from tools.benchmarking.cases import V2_IMPLEMENTATIONS
+from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -11,52 +11,46 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return dict(median=median, lower=lower, upper=upper, iqr=upper - lower, min=min(seconds))
 
 
-def summarize(implementations: dict[str, dict], multiply_adds: int | None) -> dict:
-    """Compare the implementations of a case; writes their spreads and ratios into them.
+def summarize(measured: dict[str, dict], multiply_adds: int | None) -> dict:
+    """Compare the implementations of a case; writes their statistics and ratios into `measured`.
 
     Args:
-        implementations: By name: ``seconds`` (one a round, the same rounds for all), ``bytes`` and
+        measured: By name: ``seconds`` (one per round, the same rounds for all), ``bytes`` and
             more. Each gets the keys of :func:`spread`, ``speed`` (times as fast as the fastest
-            implementation) and ``limit_fraction`` (the GEMM limit's time over its own); None where there is
-            nothing to compare with.
+            other implementation) and ``limit_fraction`` (the time of the GEMM limit over its
+            own); None where there is nothing to compare with.
         multiply_adds: Of one step, or None.
 
     Returns:
-        ``fastest_peer`` (by median) and ``smallest_peer`` (by memory), both of the V2 implementations alone;
-        ``speed_ratio``: the fastest implementation's median over ours, above 1 if we are faster;
-        ``speed_ratio_by_round``: the median of that ratio within each round, which forgives a
-        machine whose speed drifts; ``memory_ratio``: ours over the smallest implementation's;
-        ``gemm_gflops``: 10**9 floating point operations a second of the GEMM limit, where a
-        multiply-add is two. None where an implementation for it is missing.
+        ``fastest_implementation`` (by median) and ``smallest_implementation`` (by memory), both
+        among the other implementations of SwinV2; ``speed_ratio``: the fastest one's median over
+        ours, above 1 if ours is faster; ``speed_ratio_by_round``: the median of that ratio within
+        each round, for a machine whose speed drifts; ``memory_ratio``: ours over the smallest
+        one's; ``gemm_gflops``: 10**9 floating point operations per second of the GEMM limit, where
+        a multiply-add is two. Each is None where what it needs was not measured.
     """
-    for implementation in implementations.values():
-        implementation.update(spread(implementation['seconds']))
-    others = [name for name in V2_IMPLEMENTATIONS if name in implementations]
-    fastest = min(others, key=lambda name: implementations[name]['median'], default=None)
-    smallest = min(others, key=lambda name: implementations[name]['bytes'], default=None)
-    ours, limit = implementations.get('ours'), implementations.get('gemm')
-    for implementation in implementations.values():
-        implementation['speed'] = (
-            fastest and implementations[fastest]['median'] / implementation['median']
-        )
-        implementation['limit_fraction'] = limit and limit['median'] / implementation['median']
-    compared = ours is not None and fastest is not None
-    return dict(
-        fastest_peer=fastest,
-        smallest_peer=smallest,
-        speed_ratio=ours['speed'] if compared else None,
-        speed_ratio_by_round=float(
-            np.median(np.divide(implementations[fastest]['seconds'], ours['seconds']))
-        )
-        if compared
-        else None,
-        memory_ratio=_ratio(ours['bytes'], implementations[smallest]['bytes'])
-        if compared
-        else None,
+    for each in measured.values():
+        each.update(spread(each['seconds']))
+    others = [name for name in measured if name in IMPLEMENTATIONS and IMPLEMENTATIONS[name].is_v2]
+    fastest = min(others, key=lambda name: measured[name]['median'], default=None)
+    smallest = min(others, key=lambda name: measured[name]['bytes'], default=None)
+    ours, limit = measured.get('ours'), measured.get('gemm')
+    for each in measured.values():
+        each['speed'] = fastest and measured[fastest]['median'] / each['median']
+        each['limit_fraction'] = limit and limit['median'] / each['median']
+    result = dict(
+        fastest_implementation=fastest,
+        smallest_implementation=smallest,
+        speed_ratio=None,
+        speed_ratio_by_round=None,
+        memory_ratio=None,
         multiply_adds=multiply_adds,
         gemm_gflops=2e-9 * multiply_adds / limit['median'] if limit and multiply_adds else None,
     )
-
-
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if b else None
+    if ours is not None and fastest is not None:
+        by_round = np.divide(measured[fastest]['seconds'], ours['seconds'])
+        smallest_bytes = measured[smallest]['bytes']
+        result['speed_ratio'] = ours['speed']
+        result['speed_ratio_by_round'] = float(np.median(by_round))
+        result['memory_ratio'] = ours['bytes'] / smallest_bytes if smallest_bytes else None
+    return result

@@ -1,4 +1,4 @@
-"""One step of an implementation: what is timed, and how its time and its memory are measured."""
+"""One step of an implementation, and how its time and its memory are measured."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class NetworkStep:
     Args:
         network: ``(B, 3, H, W)`` to a list of maps.
         case: What to do.
-        device: 'cpu' or 'cuda'; the network is there already.
+        device: 'cpu' or 'cuda', where the network is.
     """
 
     def __init__(self, network: nn.Module, case: Case, device: str):
@@ -36,7 +36,7 @@ class NetworkStep:
         self.network.zero_grad(set_to_none=True)
 
     def __call__(self) -> list[Tensor]:
-        """Do the step; returns the maps."""
+        """Do the step and return the maps."""
         self.clear()
         with (
             torch.set_grad_enabled(self.train),
@@ -71,8 +71,8 @@ def timed(step: Callable[[], object], device: str) -> float:
 def peak_memory(step: NetworkStep, device: str) -> tuple[int, str]:
     """Bytes that a step needs at its peak, on top of weights and image, and how it was measured.
 
-    That is activations, workspaces, and in training the gradients of the weights. A step like this
-    must have been done before: the first one also loads code and starts threads.
+    That is activations, workspaces, and in training the gradients of the weights. The step must
+    have been done before: the first one also loads code and starts threads.
     """
     step.clear()
     memory = PeakMemory(device)

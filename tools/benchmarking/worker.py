@@ -1,9 +1,9 @@
 """The process of one implementation: reads requests, and answers, one line of JSON each.
 
 Requests are ``{"do": "build", "implementation": ..., "case": {...}, "arch": ..., "drop_path": ...,
-"device": ..., "compile": ..., "threads": ...}`` (what else is in it goes to our constructor), then
-any number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. What goes wrong is
-answered with ``{"error": reason}``. It ends when its standard input does.
+"device": ..., "compile": ..., "threads": ...}`` (further keys go to our constructor), then any
+number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. A failure is answered with
+``{"error": reason}``. The process ends when its standard input does.
 """
 
 import json
@@ -35,7 +35,7 @@ class Session:
         threads: int,
         **more: object,
     ) -> dict:
-        """Get ready for a case, and do its first step, in which the maps are checked."""
+        """Build the network of a case, do a first step and check its maps."""
         torch.set_num_threads(threads)
         self.device = device
         case = Case(**case)
@@ -47,7 +47,7 @@ class Session:
         return {}
 
     def _build_limit(self, case: Case, arch: str, drop_path: float) -> dict:
-        network = build_network('ours_plain', case, arch, drop_path).to(self.device)
+        network = build_network('ours_reference', case, arch, drop_path).to(self.device)
         products, multiply_adds = record(NetworkStep(network, case, self.device))
         self.step = Replay(products, self.device)
         return {
@@ -60,14 +60,14 @@ class Session:
         return {'seconds': timed(self.step, self.device)}
 
     def memory(self) -> dict:
-        """Bytes that a step takes at its peak; for the limit, what its buffers take."""
+        """Bytes that a step takes at its peak; for the limit, the size of its buffers."""
         if isinstance(self.step, Replay):
             return {'bytes': self.step.bytes, 'how': 'buffers'}
         count, how = peak_memory(self.step, self.device)
         return {'bytes': count, 'how': how}
 
     def trim(self) -> dict:
-        """Give freed memory back."""
+        """Give freed memory back to the system."""
         trim(self.device)
         return {}
 
@@ -82,7 +82,7 @@ def reason(error: Exception) -> str:
 
 
 def take_standard_output() -> TextIO:
-    """A private copy of standard output; what libraries print goes to standard error from now."""
+    """A private copy of standard output; from now on libraries print to standard error."""
     channel = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     return channel

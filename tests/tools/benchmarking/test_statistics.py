@@ -1,0 +1,34 @@
+"""Ratios of times and bytes. No times are judged."""
+
+import pytest
+
+from tools.benchmarking.statistics import summarize
+
+
+def test_ratios():
+    measured = {
+        'ours': dict(seconds=[1.0, 2.0, 3.0, 10.0, 4.0], bytes=50),
+        'timm': dict(seconds=[3.0, 6.0, 6.0, 30.0, 8.0], bytes=200),
+        'torchvision': dict(seconds=[7.0, 7.0, 7.0, 7.0, 7.0], bytes=100),
+        'swin_v1': dict(seconds=[0.5] * 5, bytes=10),
+        'gemm': dict(seconds=[1.5] * 5, bytes=10),
+    }
+    found = summarize(measured, multiply_adds=3 * 10**9)
+    assert found['fastest_implementation'] == 'timm', 'V1 is no implementation of V2'
+    assert found['smallest_implementation'] == 'torchvision'
+    assert found['speed_ratio'] == 6 / 3
+    assert found['speed_ratio_by_round'] == 3
+    assert found['memory_ratio'] == 0.5
+    assert found['gemm_gflops'] == pytest.approx(4)
+    ours = measured['ours']
+    assert (ours['median'], ours['iqr'], ours['min']) == (3, 2, 1)
+    assert ours['limit_fraction'] == 0.5
+    assert measured['swin_v1']['speed'] == 12
+
+
+def test_ratios_without_ours_or_others():
+    assert summarize({}, None)['speed_ratio'] is None
+    alone = {'ours': dict(seconds=[1.0], bytes=1)}
+    assert summarize(alone, None)['memory_ratio'] is None
+    assert alone['ours']['speed'] is None
+    assert summarize({'timm': dict(seconds=[1.0], bytes=1)}, None)['speed_ratio'] is None
