@@ -1,7 +1,7 @@
 """Workarounds for defects of dependencies: what fails, the issue there, when to remove it."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,27 +16,25 @@ _NUMBERS = ('float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 
 def allow_mmengine_checkpoints() -> None:
     """Let torch's safe loader read the checkpoints that mmengine saves.
 
-    What fails: resuming from, and testing, a checkpoint that mmengine saved, on torch >= 2.6, where
-    ``torch.load`` defaults to ``weights_only=True``: beside the weights is the message hub with
+    What fails: resuming from, and testing, a checkpoint that mmengine saved, where ``torch.load``
+    defaults to ``weights_only=True`` (torch >= 2.6): beside the weights is the message hub with
     its HistoryBuffer objects. The loader stays safe: added are HistoryBuffer, numpy's arrays and
     scalars, and a `getattr` that returns the statistics of HistoryBuffer and nothing else.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655
     Remove: when the oldest mmengine supported here adds them itself.
     """
-    # torch < 2.6 would unpickle anything, as would any torch under the first variable, which is
-    # often recommended against this very error. With both set, torch refuses to load at all.
+    # Under the first variable, which is often recommended against this very error, torch would
+    # unpickle anything. The second also overrules callers that ask for an unsafe load. With both
+    # set, torch refuses to load at all.
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
-        torch.serialization.add_safe_globals(_mmengine_globals())
+    torch.serialization.add_safe_globals(_mmengine_globals())
 
 
 def safe_mmengine_globals() -> AbstractContextManager:
     """The same within a ``with`` block, for calls with ``weights_only=True`` of their own."""
-    if hasattr(torch.serialization, 'safe_globals'):  # torch >= 2.5
-        return torch.serialization.safe_globals(_mmengine_globals())
-    return nullcontext()
+    return torch.serialization.safe_globals(_mmengine_globals())
 
 
 def _mmengine_globals() -> list:

@@ -22,8 +22,6 @@ from .windows import WindowGrid, WindowGroup
 IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
 # 'fast' and 'plain' are the names that versions up to 0.1 had.
 IMPLEMENTATIONS = {'fused': True, 'fast': True, 'reference': False, 'plain': False}
-# torch 2.7 and later.
-FUSED_SUPPORTED = hasattr(torch.library, 'custom_op') and hasattr(torch.compiler, 'is_exporting')
 
 # As many tokens at a time as stay in the cache of a CPU.
 TOKENS_IN_CACHE = 2048
@@ -41,7 +39,7 @@ def use_fused_attention() -> bool:
     Raises:
         ValueError: If the variable is neither 'fused' nor 'reference'.
     """
-    if not FUSED_SUPPORTED or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
     name = os.environ.get(IMPLEMENTATION_VARIABLE, 'fused')
     if name not in IMPLEMENTATIONS:
@@ -189,8 +187,7 @@ def _operators() -> tuple[Callable, Callable]:
     return forward, backward
 
 
-if FUSED_SUPPORTED:
-    _attend_operator, _attend_backward_operator = _operators()
+_attend_operator, _attend_backward_operator = _operators()
 
 
 def _groups_of(

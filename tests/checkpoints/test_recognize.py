@@ -7,7 +7,7 @@ import torch
 
 from swinv2_backbone.checkpoints.errors import CheckpointError
 from swinv2_backbone.checkpoints.recognize import recognize, unwrap
-from tests.parity.implementations import IMPLEMENTATIONS, NAMES
+from tests.parity.implementations import MODELS, NAMES
 from tests.parity.recorded import load, state_of
 
 WEIGHTS = {'layers.0.blocks.0.attn.cpb_mlp.0.weight': torch.ones(2)}
@@ -70,7 +70,7 @@ def test_ambiguous_files_are_refused(content, message):
 
 @pytest.mark.parametrize('prefix', ['', 'student.'])
 @pytest.mark.parametrize(
-    ('name', 'implementation'), list(zip(NAMES, IMPLEMENTATIONS, strict=True)), ids=NAMES
+    ('name', 'implementation'), list(zip(NAMES, MODELS, strict=True)), ids=NAMES
 )
 def test_the_format_and_the_prefix_of_every_library_are_recognized(name, implementation, prefix):
     state = {prefix + key: value for key, value in state_of(load(name)).items()}

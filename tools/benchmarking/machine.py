@@ -26,7 +26,7 @@ def describe(device: str, threads: int, implementations_folder: Path) -> dict:
         threads=threads,
         python=platform.python_version(),
         versions={name: version(name, implementations_folder) for name in _LIBRARIES},
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         command=shlex.join(sys.argv),
         commit=commit(),
     )
