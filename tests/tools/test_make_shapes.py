@@ -1,4 +1,4 @@
-"""The shapes data set: deterministic, consistent between its two tasks, whole or not at all."""
+"""The shapes data set: deterministic, consistent between its two tasks, written atomically."""
 
 import hashlib
 import json

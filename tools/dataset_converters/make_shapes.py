@@ -137,7 +137,7 @@ def make_shapes(out: Path, train: int, val: int, size: int, seed: int) -> bool:
             f"'{out}' exists and holds something else than asked for; remove it or "
             'choose another --out'
         )
-    # Written beside and moved at the end: a data set is there whole or not at all.
+    # Written beside and moved at the end: so that an incomplete data set never has its name.
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
     for split, count in (('train', train), ('val', val)):

@@ -1,4 +1,4 @@
-"""Mistakes of the user are told apart from bugs by who raised an exception, and how."""
+"""A mistake of the user and a bug differ by who raised the exception, and how."""
 
 import linecache
 import pickle
