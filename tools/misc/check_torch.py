@@ -33,9 +33,7 @@ def requirements(torch: str) -> list[str]:
     if version == 'newest':
         return ['torch', *REQUIREMENTS]
     version += '.*' * (version.count('.') == 1)
-    # torch before 2.3 is compiled for NumPy 1.
-    old = tuple(map(int, version.split('.')[:2])) < (2, 3)
-    return [f'torch=={version}', *['numpy<2'] * old, *REQUIREMENTS]
+    return [f'torch=={version}', *REQUIREMENTS]
 
 
 def core_tests() -> list[str]:

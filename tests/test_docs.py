@@ -1,0 +1,53 @@
+"""Links, paths and commands in the documents lead to files, sections and targets that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+TARGETS = re.findall(r'^([\w/-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+
+
+def anchors(document):
+    """What `#...` may name in a document, as GitHub makes it of the headings."""
+    headings = re.findall(r'^#+ (.*)$', document.read_text(), re.MULTILINE)
+    return [re.sub(r'[^\w\- ]', '', text.lower()).strip().replace(' ', '-') for text in headings]
+
+
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: path.name)
+def document(request):
+    return request.param
+
+
+def test_links_lead_to_files_and_sections(document):
+    for link in re.findall(r'\]\(([^)]+)\)', document.read_text()):
+        if '://' not in link:
+            path, _, anchor = link.partition('#')
+            target = document.parent / path if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_paths_exist(document):
+    text = document.read_text()
+    paths = set(re.findall(r'\b(?:tools|configs|tests|swinv2_backbone)/[\w/]+\.(?:py|sh)\b', text))
+    inside = set(re.findall(r'`((?:layers|checkpoints)/\w+\.py)`', text))
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    missing += [path for path in inside if not (ROOT / 'swinv2_backbone' / path).exists()]
+    assert missing == []
+
+
+def test_make_targets_exist(document):
+    lines = re.findall(
+        r'(?:^    |`)make ([a-z/-]+(?: [a-z/-]+)*)', document.read_text(), re.MULTILINE
+    )
+    assert {target for line in lines for target in line.split()} <= set(TARGETS)
+
+
+def test_readme_names_the_two_commands_and_is_complete():
+    readme = (ROOT / 'README.md').read_text()
+    assert {'demo', 'test'} <= set(re.findall(r'^    make (\w+)', readme, re.MULTILINE))
+    assert '@@' not in readme
+    assert len(readme.splitlines()) <= 120
