@@ -90,7 +90,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
         for path in _data_paths(cfg[loader]['dataset']):
             if not path.exists():
                 shapes = 'shapes' in path.parts
-                hint = 'see "Data" in README.md, or set its data_root'
+                hint = 'see "Data" in docs/usage.md, or set its data_root'
                 hint = 'run `make data/shapes`' if shapes else hint
                 raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
 
