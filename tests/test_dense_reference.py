@@ -66,9 +66,7 @@ def test_equals_the_dense_reference_at_other_pretrained_windows(
 
 
 @pytest.mark.parametrize(
-    ('size', 'window'),
-    [((256, 256), 8), ((200, 328), [8, 8, 16, 7])],
-    ids=str,
+    ('size', 'window'), [((256, 256), 8), ((200, 328), [8, 8, 16, 7])], ids=str
 )
 def test_is_as_accurate_as_the_dense_reference(monkeypatch, model, size, window):
     image = torch.randn(1, 3, *size)

@@ -18,7 +18,7 @@ CONSTRUCTOR = 'swinv2_backbone.SwinV2LayerDecayConstructor'
 
 
 class Segmentor(nn.Module):
-    """What surrounds a backbone in the toolboxes: a head with a norm and a convolution."""
+    """A model as in the toolboxes: a backbone, and a head with a convolution and a norm."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -183,9 +183,7 @@ def test_rules_by_kind_are_mmengines_where_they_are_given():
 def test_shared_parameters_require_bypass_duplicate():
     model = Segmentor()
     model.head[0].weight = model.shared = nn.Parameter(torch.zeros(4, 16, 1, 1))
-    with pytest.raises(
-        ValueError, match='shared: is shared by several modules; with bypass'
-    ):
+    with pytest.raises(ValueError, match='shared: is shared by several modules; with bypass'):
         wrapper(model)
     optim = wrapper(model, dict(layer_decay_rate=RATE, bypass_duplicate=True))
     assert (

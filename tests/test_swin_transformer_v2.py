@@ -56,10 +56,7 @@ def test_other_patch_sizes_and_channels(small):
     assert model.out_strides == (2, 4, 8, 16)
 
 
-@pytest.mark.parametrize(
-    ('arch', 'millions'),
-    [('tiny', 27.6), ('small', 49.0), ('base', 86.9)],
-)
+@pytest.mark.parametrize(('arch', 'millions'), [('tiny', 27.6), ('small', 49.0), ('base', 86.9)])
 def test_sizes_of_the_architectures(arch, millions):
     model = SwinTransformerV2(arch)
     count = sum(p.numel() for p in model.parameters())
