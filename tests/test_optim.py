@@ -18,7 +18,7 @@ CONSTRUCTOR = 'swinv2_backbone.SwinV2LayerDecayConstructor'
 
 
 class Segmentor(nn.Module):
-    """What surrounds a backbone in the toolboxes: a head with a norm and a convolution."""
+    """A model as in the toolboxes: a backbone, and a head with a convolution and a norm."""
 
     def __init__(self, **kwargs):
         super().__init__()

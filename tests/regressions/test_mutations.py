@@ -109,25 +109,25 @@ DEFECTS = [
     (
         'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
-        'logit_scale=dict(decay_mult=0.)',
+        'logit_scale=dict(decay_mult=0.0),',
         '',
     ),
     (
         'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
-        'v_bias=dict(decay_mult=0.),',
+        'v_bias=dict(decay_mult=0.0),',
         '',
     ),
     (
         'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
-        'q_bias=dict(decay_mult=0.),',
+        'q_bias=dict(decay_mult=0.0),',
         '',
     ),
     (
         'norms_biases_and_scales_do_not_decay',
         '../configs/_base_/schedules/adamw.py',
-        'cpb_mlp=dict(decay_mult=0.),',
+        'cpb_mlp=dict(decay_mult=0.0),',
         '',
     ),
     (
