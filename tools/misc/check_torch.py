@@ -19,6 +19,9 @@ REQUIREMENTS = (
     'pytest',
     'pytest-xdist',
     'hypothesis',
+    # A test installs the package without build isolation.
+    'setuptools',
+    'wheel',
 )
 
 
