@@ -45,10 +45,13 @@ def assert_same(compiled, model, image):
         assert_equal_to_rounding(compiled(image), model(image))
 
 
+# Two stages have all types of layers; four take long to trace.
+@pytest.mark.parametrize(
+    'out_indices', [(0, 1), pytest.param((0, 1, 2, 3), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize('training', [False, True])
-def test_one_graph_serves_all_sizes(training):
-    # The backward takes long to trace: two stages have all kinds of layers.
-    model = shallow(out_indices=(0, 1) if training else (0, 1, 2, 3)).train(training)
+def test_one_graph_serves_all_sizes(training, out_indices):
+    model = shallow(out_indices=out_indices).train(training)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
     for size in SIZES:
         assert_same(compiled, model, torch.randn(2, 3, *size).double())
