@@ -87,19 +87,19 @@ def run(script, *arguments):
     return process.stdout
 
 
+def convert(theirs, folder):
+    """Save mmpretrain's classifier and convert it, with its head, to `ours.pth`."""
+    torch.save({'state_dict': theirs.state_dict()}, folder / 'theirs.pth')
+    paths = folder / 'theirs.pth', folder / 'ours.pth'
+    run('tools/model_converters/convert_checkpoint.py', *paths, '--to', 'swinv2_backbone')
+
+
 def test_scores_are_the_same(theirs, images, tmp_path):
     """mmpretrain's file, converted with its head, tested by tools/test.py."""
     from mmengine.config import Config
     from mmengine.registry import DATASETS, DefaultScope
 
-    torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
-    run(
-        'tools/model_converters/convert_checkpoint.py',
-        tmp_path / 'theirs.pth',
-        tmp_path / 'ours.pth',
-        '--to',
-        'swinv2_backbone',
-    )
+    convert(theirs, tmp_path)
     output = run(
         'tools/test.py',
         CONFIG,
@@ -136,14 +136,7 @@ def test_scores_are_the_same(theirs, images, tmp_path):
 
 def test_training_starts_from_a_classifier(theirs, images, tmp_path):
     """The recipe for a larger window, as its config says it is started, for an epoch."""
-    torch.save({'state_dict': theirs.state_dict()}, tmp_path / 'theirs.pth')
-    run(
-        'tools/model_converters/convert_checkpoint.py',
-        tmp_path / 'theirs.pth',
-        tmp_path / 'ours.pth',
-        '--to',
-        'swinv2_backbone',
-    )
+    convert(theirs, tmp_path)
     loaders = [
         f'{mode}_dataloader.{setting}'
         for mode in ('train', 'val')

@@ -93,5 +93,5 @@ def environment(implementation: str, implementations_folder: Path, threads: int)
         'MKL_NUM_THREADS': str(threads),
     }
     if implementation in ('ours_reference', 'gemm'):
-        variables['SWINV2_ATTENTION'] = 'plain'
+        variables['SWINV2_ATTENTION'] = 'reference'
     return variables

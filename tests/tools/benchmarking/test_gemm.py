@@ -13,7 +13,7 @@ from tools.benchmarking.steps import NetworkStep
 @pytest.mark.parametrize('mode', ['infer', 'train'])
 def test_multiply_adds(monkeypatch, mode):
     """The published 5.9 G of SwinV2-T; our own record of products agrees with torch's count."""
-    monkeypatch.setenv('SWINV2_ATTENTION', 'plain')
+    monkeypatch.setenv('SWINV2_ATTENTION', 'reference')
     case = Case(mode, 256, 256, 8, 1, 'fp32')
     network = build_network('ours_reference', case, 'tiny', 0.0)
     products, multiply_adds = record(NetworkStep(network, case, 'cpu'))
@@ -42,7 +42,7 @@ def test_recorded_products():
 
 @pytest.mark.parametrize('threshold', [0, 2**25])
 def test_replay(monkeypatch, threshold):
-    """Buffers have the shapes and layouts asked for, and hold the products afterwards."""
+    """Buffers have the shapes and layouts of the products, and hold the products afterwards."""
     monkeypatch.setattr('tools.benchmarking.gemm._CACHED_BYTES', threshold)
     for product in (
         Product(Operand((6, 4), torch.float32), Operand((4, 5), torch.float32, True)),
