@@ -15,7 +15,7 @@ from swinv2_backbone.arguments import parse_windows
 from swinv2_backbone.layers import fused_attention
 from swinv2_backbone.layers.windows import WindowGroup
 from tests.helpers.dense_reference import dense_forward
-from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
 from tests.helpers.tolerance import assert_as_accurate, assert_equal_to_rounding
 
 WINDOWS = [16, 1, 24, (4, 12), [8, (3, 5), 16, 7]]
@@ -121,6 +121,7 @@ def test_gradient_checkpoints_recompute_at_the_window_of_their_forward(small):
     assert_equal_to_rounding(grads[1], grads[0])
 
 
+@needs_compile
 def test_a_compiled_model_follows_the_window():
     torch._dynamo.reset()
     counters.clear()
