@@ -39,7 +39,7 @@ class Case:
     width: int
     window: int
     batch: int
-    dtype: str
+    dtype: str = 'fp32'
 
     def __str__(self) -> str:
         return (
