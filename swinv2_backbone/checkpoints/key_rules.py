@@ -76,15 +76,10 @@ class Template:
 
 @dataclass(frozen=True)
 class Columns:
-    """The name of a matrix whose columns the other library has in another order.
-
-    Attributes:
-        name: Its name there.
-        order: For a number of columns, the index of ours at each place of theirs.
-    """
+    """The name of a matrix whose columns the other library has in another order."""
 
     name: str
-    order: Callable[[int], Tensor]
+    order: Callable[[int], Tensor]  # For a number of columns: ours at each place of theirs.
 
 
 Name = str | tuple[str | None, ...] | Columns
@@ -92,17 +87,11 @@ Name = str | tuple[str | None, ...] | Columns
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """One pair of names, compiled.
-
-    Attributes:
-        ours: Templates of our side.
-        theirs: Templates of the other side.
-        order: Order of their columns, see :class:`Columns`.
-    """
+    """One pair of names, compiled."""
 
     ours: tuple[Template | None, ...]
     theirs: tuple[Template | None, ...]
-    order: Callable[[int], Tensor] | None = None
+    order: Callable[[int], Tensor] | None = None  # Of their columns, see Columns.
 
     @classmethod
     def of(cls, ours: Name, theirs: Name) -> 'Rule':
@@ -218,7 +207,6 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
     Args:
         state: Tensors by name, without prefix.
         fmt: The format to come from or to go to.
-        to_ours: The direction.
 
     Returns:
         The tensors under their new names, and the keys that no rule matches.
