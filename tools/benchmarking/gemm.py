@@ -139,10 +139,6 @@ class Replay:
     are in float32. Operands of the same role, shape and layout share a buffer. Those too large for
     a cache share one whatever their shape, or the buffers of a large training step would take more
     memory than the step.
-
-    Args:
-        products: What to do, in this order.
-        device: Where.
     """
 
     def __init__(self, products: list[Product], device: str):

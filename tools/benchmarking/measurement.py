@@ -39,10 +39,6 @@ def exceeds_half_of_memory(needs: list[int], device: str) -> bool:
 class Measurement:
     """The implementations of a case. One that fails is left out, and the others go on.
 
-    Args:
-        case: What is measured.
-        args: The command line.
-
     Attributes:
         workers: The processes of the implementations that have not failed, by name.
         measured: What was measured, by name: ``seconds`` and more.

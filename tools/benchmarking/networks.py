@@ -17,12 +17,7 @@ DROP_PATH = 0.2  # In training.
 
 
 class Maps(nn.Module):
-    """A network whose forward is ``(B, 3, H, W)`` to a list of four ``(B, C, H, W)``.
-
-    Args:
-        network: The network of some library.
-        maps: Takes the network and images, returns the maps.
-    """
+    """A network whose forward is ``(B, 3, H, W)`` to a list of four ``(B, C, H, W)``."""
 
     def __init__(self, network: nn.Module, maps: Callable[[nn.Module, Tensor], list[Tensor]]):
         super().__init__()
@@ -40,8 +35,6 @@ def build_network(implementation: str, case: Case, arch: str, **more: object) ->
 
     Args:
         implementation: A name of IMPLEMENTATIONS; any other is ours.
-        case: Gives the image size, the window and the mode.
-        arch: A name of ARCHITECTURES.
         more: Further arguments of our constructor.
 
     Raises:
