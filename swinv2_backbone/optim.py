@@ -138,7 +138,6 @@ class SwinV2LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
         Args:
             single: Its group as made by mmengine.
-            name: Its name in the model.
             inside: Whether it belongs to a backbone.
         """
         settings = {'lr': self.base_lr, 'weight_decay': self.base_wd, **single}

@@ -7,7 +7,6 @@ from .architecture import arch_of, describe_arch, settings_of
 from .convert import Converted, from_backbone, to_backbone
 from .convert_file import Conversion, convert
 from .errors import CheckpointError
-from .files import atomic_file
 from .formats import FORMATS
 from .loading import PretrainedSwinV2, load_into, open_checkpoint
 from .releases import RELEASES
@@ -20,7 +19,6 @@ __all__ = [
     'Converted',
     'PretrainedSwinV2',
     'arch_of',
-    'atomic_file',
     'convert',  # The function; the module of that name is imported as `.checkpoints.convert`.
     'describe_arch',
     'from_backbone',

@@ -56,14 +56,11 @@ def mlp_ratio_of(state: Mapping[str, Tensor]) -> float:
 
 
 def settings_of(state: Mapping[str, Tensor], source: str = 'the weights') -> dict:
-    """The arguments of :func:`expected_parameters` and of the backbone that has these weights.
+    """``arch, in_channels, patch_size, mlp_ratio`` of the backbone that has these weights.
 
     Args:
         state: The weights.
         source: Where they came from, for messages.
-
-    Returns:
-        ``arch, in_channels, patch_size, mlp_ratio``.
 
     Raises:
         CheckpointError: If the patch embed or a stage is missing, or no backbone has such an arch.
@@ -93,13 +90,8 @@ def expected_parameters(
 ) -> dict[str, Tensor]:
     """Names and shapes of all parameters of a backbone, as meta tensors.
 
-    A test holds them equal to the state dict of the model, which this package does not import.
-
-    Args:
-        arch: ``embed_dims, depths, num_heads``.
-        in_channels: Channels of the image.
-        patch_size: Side of a patch in pixels.
-        mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
+    A test holds them equal to the state dict of the model, which this package does not import. The
+    arguments are those of :func:`settings_of`.
     """
     dims: int = arch['embed_dims']
     shapes: dict[str, tuple[int, ...]] = {
@@ -142,12 +134,7 @@ def _norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def explain_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
-    """The likely cause, for messages, why weights in a file do not fit a backbone.
-
-    Args:
-        theirs: The weights in the file.
-        ours: The state dict of the backbone, or its expected parameters.
-    """
+    """The likely cause, for messages, why weights in a file (theirs) do not fit a backbone's."""
     for key, sides, argument in (
         (_CONVOLUTION, slice(1, 2), 'in_channels'),
         (_CONVOLUTION, slice(2, 4), 'patch_size'),

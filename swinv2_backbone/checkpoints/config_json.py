@@ -26,7 +26,7 @@ def read_config_json(path: Path, fmt: str, arch: Mapping) -> dict:
     Args:
         path: The file of weights.
         fmt: Name of its format.
-        arch: ``embed_dims, depths, num_heads`` of its weights.
+        arch: As :func:`~.architecture.arch_of` gives it.
 
     Raises:
         CheckpointError: If it cannot be read, or describes a SwinV2 that computes something else.
@@ -59,12 +59,7 @@ def read_config_json(path: Path, fmt: str, arch: Mapping) -> dict:
 
 
 def windows_from_config(config: Mapping, fmt: str, path: Path) -> PretrainedWindows:
-    """The pretrained window sizes that a config.json records, or {}.
-
-    Args:
-        config: What :func:`read_config_json` returned.
-        fmt: Name of the format of the weights.
-        path: The file of weights.
+    """The pretrained window sizes that :func:`read_config_json` has found, or {}.
 
     Raises:
         CheckpointError: If its window sizes are malformed.

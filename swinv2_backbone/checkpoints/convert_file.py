@@ -26,11 +26,7 @@ class Conversion:
     """What :func:`convert` did; as a string, one line about it.
 
     Attributes:
-        source: The checkpoint that was read.
-        source_format: Name of its format.
-        file: The file of weights that was written.
-        format: Name of its format.
-        num_tensors: How many tensors it has.
+        file: The file of weights that was written, in `format`, with `num_tensors` tensors.
         window_size: Window in tokens that it is for; None if the format is not for one size.
         image_size: Side in pixels of the images that it is for; None likewise.
         dropped: Names of the parameters that were left out.

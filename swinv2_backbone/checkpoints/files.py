@@ -123,8 +123,6 @@ def check_hash(path: str | Path, sha256: str | None = None, name: str | None = N
     """Compare a file's sha256 with the digits given, or else with those in its name.
 
     Args:
-        path: The file.
-        sha256: Hex digits that its hash must begin with.
         name: Its name, where that is not the path's.
 
     Raises:
@@ -160,8 +158,6 @@ def write_checkpoint(
     """Write weights atomically.
 
     Args:
-        state: Tensors by name.
-        path: The file.
         wrapper: If given, the key under which a file of torch.save holds them.
         pretrained_window_sizes: (height, width) per stage, recorded beside the weights.
         safetensors: Write safetensors instead of torch's format.

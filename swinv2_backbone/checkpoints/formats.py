@@ -6,20 +6,10 @@ placeholders and the other notation are explained in :mod:`.key_rules`; the tabl
 directions. A new library is one more entry of ``FORMATS``.
 """
 
-import torch
-from torch import Tensor
-
-from .key_rules import Columns, Format
+from .key_rules import Format, Unfolded
 
 # What the official model keeps among its weights, beside parameters.
 OFFICIAL_BUFFERS = ('relative_coords_table', 'relative_position_index', 'attn_mask')
-
-
-def _unfold_order(columns: int) -> Tensor:
-    """nn.Unfold merges patches as (channel, row, column), ours are (column, row, channel)."""
-    ours = torch.arange(columns).view(2, 2, -1)
-    return ours.permute(2, 1, 0).flatten()
-
 
 _FORMATS = (
     Format(
@@ -100,8 +90,8 @@ _FORMATS = (
             'layers.{i}.blocks.{j}.attn.relative_coords_table': 'stages.{i}.blocks.{j}.attn.w_msa.relative_coords_table',
             'layers.{i}.blocks.{j}.attn.relative_position_index': 'stages.{i}.blocks.{j}.attn.w_msa.relative_position_index',
             'layers.{i}.blocks.{j}.attn_mask': 'stages.{i}.blocks.{j}.attn_mask',
-            'layers.{d}.downsample.reduction.weight': Columns(
-                'stages.{d+1}.downsample.reduction.weight', _unfold_order
+            'layers.{d}.downsample.reduction.weight': Unfolded(
+                'stages.{d+1}.downsample.reduction.weight'
             ),
             'layers.{d}.downsample.norm.{p}': 'stages.{d+1}.downsample.norm.{p}',
             'norm{n}.{p}': 'norm{n}.{p}',

@@ -8,12 +8,12 @@ A name is written with placeholders::
 
 ``{2i+1}`` stands for that number. One of the two sides may be a tuple of names: the tensor of the
 other side is then cut into equal parts along its first axis, one for each name. A part that is
-None has no name because it is zero (the bias of the keys). :class:`Columns` stands for a matrix
+None has no name because it is zero (the bias of the keys). :class:`Unfolded` stands for a matrix
 whose columns the other library keeps in another order.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -74,41 +74,25 @@ class Template:
         return _FIELD.sub(field_text, self.text)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The name of a matrix whose columns the other library has in another order.
-
-    Attributes:
-        name: Its name there.
-        order: For a number of columns, the index of ours at each place of theirs.
-    """
-
-    name: str
-    order: Callable[[int], Tensor]
+class Unfolded(str):
+    """The name of a matrix with columns (channel, row, column); ours: (column, row, channel)."""
 
 
-Name = str | tuple[str | None, ...] | Columns
+Name = str | tuple[str | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """One pair of names, compiled.
-
-    Attributes:
-        ours: Templates of our side.
-        theirs: Templates of the other side.
-        order: Order of their columns, see :class:`Columns`.
-    """
+    """One pair of names, compiled."""
 
     ours: tuple[Template | None, ...]
     theirs: tuple[Template | None, ...]
-    order: Callable[[int], Tensor] | None = None
+    unfolded: bool = False  # Whether theirs is Unfolded.
 
     @classmethod
     def of(cls, ours: Name, theirs: Name) -> 'Rule':
         """A rule from a pair as it is written in :mod:`.formats`."""
-        order = theirs.order if isinstance(theirs, Columns) else None
-        return cls(_templates(ours), _templates(theirs), order)
+        return cls(_templates(ours), _templates(theirs), isinstance(theirs, Unfolded))
 
     def sides(self, to_ours: bool) -> tuple[tuple, tuple]:
         """The templates that are read and those that are written."""
@@ -123,10 +107,10 @@ class Rule:
         written = self.sides(to_ours)[1]
         present = [part for part in parts if part is not None]
         first = present[0]
-        if self.order is not None:
+        if self.unfolded:
             if first.ndim != 2 or first.shape[1] % 4:
                 raise ValueError(f'has shape {tuple(first.shape)}, allowed: (2C, 4C)')
-            order = self.order(first.shape[1])
+            order = torch.arange(first.shape[1]).view(2, 2, -1).permute(2, 1, 0).flatten()
             return [first[:, order.argsort() if to_ours else order]]
         if len(parts) == len(written) == 1:
             return [first]
@@ -142,8 +126,6 @@ class Rule:
 
 
 def _templates(name: Name) -> tuple[Template | None, ...]:
-    if isinstance(name, Columns):
-        name = name.name
     names = name if isinstance(name, tuple) else (name,)
     return tuple(part if part is None else Template(part) for part in names)
 
@@ -218,7 +200,6 @@ def translate(state: Mapping, fmt: Format, to_ours: bool) -> tuple[StateDict, li
     Args:
         state: Tensors by name, without prefix.
         fmt: The format to come from or to go to.
-        to_ours: The direction.
 
     Returns:
         The tensors under their new names, and the keys that no rule matches.

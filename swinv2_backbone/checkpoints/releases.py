@@ -26,25 +26,22 @@ class Release:
     Attributes:
         name: The NAME of ``swinv2://NAME``: the file's stem, or owner/name on the hub.
         format: Name of its format.
-        url: http(s) or hf:// address.
-        arch: Architecture.
         image_size: Side in pixels of the images that it was last trained on.
         pretrained_window_sizes: (height, width) in tokens, one per stage.
-        megabytes: Size of the file.
-        top1: ImageNet-1K top-1 accuracy in per cent.
-        top5: ImageNet-1K top-5 accuracy in per cent.
+        top1: ImageNet-1K top-1 accuracy in per cent; top5 likewise.
+        url: http(s) or hf:// address.
         source: Where size and accuracy are published.
     """
 
     name: str
     format: str
-    url: str
     arch: str
     image_size: int
     pretrained_window_sizes: tuple[tuple[int, int], ...]
     megabytes: int | None
     top1: float | None
     top5: float | None
+    url: str
     source: str
 
     @property
@@ -156,13 +153,13 @@ def _all_releases() -> Iterator[Release]:
             yield Release(
                 url.removeprefix(HUB_SCHEME) if in_hub else name.rpartition('/')[2],
                 fmt,
-                url,
                 arch,
                 int(image_size),
                 tuple((side, side) for side in PRETRAINED_WINDOW_SIZES[windows]),
                 None if megabytes == '-' else int(megabytes),
                 None if top1 == '-' else float(top1),
                 None if top5 == '-' else float(top5),
+                url,
                 source,
             )
 

@@ -53,9 +53,7 @@ def cosine_attention(
     100, half precision would lose two digits.
 
     Args:
-        q: Queries ``(B * nW, nH, N, d)``; k and v likewise.
-        k: Keys.
-        v: Values; sets the dtype of the result.
+        q, k, v: Queries, keys and values ``(B * nW, nH, N, d)``; v sets the result's dtype.
         logit_scale: ``(nH, 1, 1)``, natural logarithm of the scale, clamped at ln 100.
         bias: ``(nH, N, N)``, [head, query, key].
         attn_mask: Boolean ``(nW, N, N)``, [window, query, key], True where the key is attended
@@ -63,7 +61,7 @@ def cosine_attention(
         dropout: Probability of dropping an attention weight.
 
     Returns:
-        ``(B * nW, nH, N, d)`` in v's dtype.
+        ``(B * nW, nH, N, d)``.
     """
     with torch.autocast(q.device.type, enabled=False):
         scaled_q = normalize(q) * logit_factor(logit_scale)
@@ -84,8 +82,7 @@ class WindowAttention(nn.Module):
     none.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides dim.
+        dim: Channels C, a multiple of `num_heads`.
         attn_drop: Dropout probability of the attention weights.
         proj_drop: Dropout probability of the output.
         windows_at_once: Windows computed at a time; see :func:`~.fused_attention.attend`.

@@ -18,11 +18,7 @@ from .windows import Pair, WindowGrid
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch for whole samples, scale the kept ones by 1 / keep.
-
-    Args:
-        drop_prob: Probability of dropping, 0 to 1.
-    """
+    """Stochastic depth: drop residual branches of whole samples, scale the kept by 1 / keep."""
 
     def __init__(self, drop_prob: float = 0.0):
         super().__init__()
@@ -43,13 +39,7 @@ class DropPath(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens: a convolution with stride `patch_size`, then LayerNorm.
-
-    Args:
-        in_channels: Channels of the image.
-        embed_dims: Channels C of a token.
-        patch_size: Side of a patch in pixels.
-    """
+    """Patches to tokens: a convolution with stride `patch_size` (in pixels), then LayerNorm."""
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
         super().__init__()
@@ -73,11 +63,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve a map: 2 x 2 neighbors are concatenated, projected to 2C, then normalized.
-
-    Args:
-        dim: Channels C of the input.
-    """
+    """Halve a map: 2 x 2 neighbors are concatenated, projected to 2C, then normalized."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -120,7 +106,6 @@ class SwinTransformerBlock(nn.Module):
 
     Args:
         dim: Channels C.
-        num_heads: Attention heads.
         mlp_ratio: Hidden channels of the MLP over C.
         drop: Dropout probability of projections and MLP.
         attn_drop: Dropout probability of attention weights.
@@ -148,13 +133,7 @@ class SwinTransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``.
-
-        Args:
-            x: The map.
-            grid: Its partition into windows.
-            pretrained_window: Window in tokens at which the CPB network was trained.
-        """
+        """``(B, H, W, C) -> (B, H, W, C)``; arguments as of :meth:`WindowAttention.forward`."""
         attended = self.attn(x, grid, pretrained_window)
         if not self._use_chunks(x):
             return self._add_branches(x, attended)
@@ -188,13 +167,10 @@ class SwinTransformerStage(nn.Module):
 
     Args:
         dim: Channels C.
-        depth: Number of blocks.
-        num_heads: Attention heads.
         window: Window height and width in tokens.
         pretrained_window: Window in tokens at which the CPB networks were trained. None: unknown
             until it is set; it must be when the stage is called.
         drop_path: Probability of dropping a branch, one per block.
-        downsample: Whether a patch merging follows.
         with_cp: Whether to recompute each block in the backward instead of keeping its
             activations.
         block_args: Further arguments of :class:`SwinTransformerBlock`.
@@ -257,10 +233,8 @@ def build_stages(
 
     Args:
         embed_dims: Channels C of the first stage.
-        depths: Number of blocks, one per stage to build. The following may have more entries.
-        num_heads: Attention heads, one per stage.
-        windows: Window height and width in tokens, one per stage.
-        pretrained_windows: Pretrained window, one per stage.
+        depths: Number of blocks, one per stage to build; heads and windows (height and width in
+            tokens) may have more entries.
         drop_paths: Probability of dropping a branch, one per block of the network.
         stage_args: Further arguments of :class:`SwinTransformerStage`.
     """
@@ -280,11 +254,7 @@ def build_stages(
 
 
 def init_from_scratch(model: nn.Module) -> None:
-    """Initialize linear layers and post-norms for training from scratch.
-
-    Source:
-        The official repository.
-    """
+    """Initialize linear layers and post-norms for training from scratch, as the official code."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             # Bounds of 5 standard deviations. With the customary -2 and 2, which are 100, torch

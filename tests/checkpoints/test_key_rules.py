@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swinv2_backbone.checkpoints.errors import CheckpointError
-from swinv2_backbone.checkpoints.key_rules import Columns, Format, Template, translate
+from swinv2_backbone.checkpoints.key_rules import Format, Template, Unfolded, translate
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def format_of(names, **kwargs):
 
 
 JOINED = format_of({'a.{i}': ('q.{i}', None, 'v.{i}')})
-REORDERED = format_of({'w': Columns('w', lambda columns: torch.arange(columns).flip(0))})
+REORDERED = format_of({'w': Unfolded('w')})
 
 
 def test_a_tensor_is_cut_into_named_parts_and_joined_with_zeros():
@@ -48,9 +48,10 @@ def test_a_tensor_is_cut_into_named_parts_and_joined_with_zeros():
 
 
 def test_columns_are_reordered_both_ways():
-    weight = torch.arange(8.0).view(2, 4)
+    weight = torch.arange(16.0).view(2, 8)
     theirs, _ = translate({'w': weight}, REORDERED, to_ours=False)
-    assert theirs['w'].tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
+    order = [0, 4, 2, 6, 1, 5, 3, 7]  # From (column, row, channel) to (channel, row, column).
+    assert theirs['w'].tolist() == [order, [8 + i for i in order]]
     assert torch.equal(translate(theirs, REORDERED, to_ours=True)[0]['w'], weight)
 
 

@@ -10,7 +10,7 @@ import torch
 from swinv2_backbone import SwinTransformerV2
 from tests.helpers.models import SMALL_ARCH
 from tools.model_converters import convert_checkpoint
-from tools.utils.config_checks import UserError
+from tools.utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / 'tools/model_converters/convert_checkpoint.py'
 

@@ -77,17 +77,11 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of panels: up to twelve heads of a layer, at a window.
-
-    Attributes:
-        title: Layer and window.
-        heads: Numbers of the heads, counted from 0.
-        bias: ``(heads, Wh, Ww)``.
-    """
+    """A row of panels: up to twelve heads of a layer, at a window."""
 
     title: str
-    heads: range
-    bias: Tensor
+    heads: range  # Counted from 0.
+    bias: Tensor  # (heads, Wh, Ww)
 
 
 @torch.no_grad()

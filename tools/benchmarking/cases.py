@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 MODES = ('infer', 'train')
-DTYPES = ('fp32', 'bf16', 'fp16')
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 ARCHITECTURES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
     # No released model: for trying the benchmark out in seconds.
@@ -25,13 +27,9 @@ LABELS = {
 class Case:
     """One measurement: what each implementation does in a step.
 
-    Attributes:
-        mode: 'infer' (a forward) or 'train' (a forward and a backward).
-        height: Of the images, in pixels.
-        width: Likewise.
-        window: Side of an attention window in tokens.
-        batch: Images per step.
-        dtype: 'fp32', or the half precision of autocast; weights are float32 in any case.
+    The mode is 'infer' (a forward) or 'train' (a forward and a backward). Height and width of the
+    images are in pixels, the window's side is in tokens. A dtype other than 'fp32' is that of
+    autocast; weights are float32 in any case.
     """
 
     mode: str
@@ -39,7 +37,7 @@ class Case:
     width: int
     window: int
     batch: int
-    dtype: str
+    dtype: str = 'fp32'
 
     def __str__(self) -> str:
         return (

@@ -74,17 +74,10 @@ def _draw_bars(axes: plt.Axes, bars: list[tuple[float, str, float]]) -> None:
     colors = _colors()
     longest = 1.6 * max((speed for _, name, speed in bars if name != 'gemm'), default=1.0)
     for position, name, speed in bars:
-        length = min(speed, longest)
-        axes.barh(position, length, height=0.9, color=colors[name])
-        axes.annotate(
-            f'{speed:.2f}' + ' →' * (length < speed),
-            (length, position),
-            xytext=(3, 0),
-            textcoords='offset points',
-            va='center',
-            fontsize=7,
-            bbox=dict(boxstyle='square,pad=0.1', color='white'),
-        )
+        bar = axes.barh(position, min(speed, longest), height=0.9, color=colors[name])
+        text = f'{speed:.2f}' + ' →' * (speed > longest)
+        box = dict(boxstyle='square,pad=0.1', color='white')
+        axes.bar_label(bar, [text], padding=3, fontsize=7, bbox=box)
     axes.axvline(1, color='black', linewidth=0.8, linestyle='--', zorder=0.5)
     axes.invert_yaxis()
     axes.margins(x=0.08, y=0.01)

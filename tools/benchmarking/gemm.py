@@ -73,26 +73,16 @@ def _convolution(
 
 
 def _convolution_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: list[int] | None,
-    stride: list[int],
-    *rest: object,
+    grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: object, stride: list[int], *rest: object
 ) -> list[Product]:
     """The products of its backward, for those gradients that are requested."""
     patches, taps = _patches(x, weight, stride)
-    channels, requested = weight.shape[0], rest[-1]
-    products = []
-    if requested[0]:
-        products.append(
-            Product(Operand((patches, channels), x.dtype), Operand((channels, taps), x.dtype))
-        )
-    if requested[1]:
-        products.append(
-            Product(Operand((channels, patches), x.dtype, True), Operand((patches, taps), x.dtype))
-        )
-    return products
+    channels, (of_input, of_weight, _) = weight.shape[0], rest[-1]
+    products = [
+        Product(Operand((patches, channels), x.dtype), Operand((channels, taps), x.dtype)),
+        Product(Operand((channels, patches), x.dtype, True), Operand((patches, taps), x.dtype)),
+    ]
+    return products[:1] * of_input + products[1:] * of_weight
 
 
 def _patches(x: Tensor, weight: Tensor, stride: list[int]) -> tuple[int, int]:
@@ -115,7 +105,6 @@ _PRODUCTS = {
     aten.addmm.default: lambda c, a, b, **_: [
         Product(Operand.like(a), Operand.like(b), c.ndim == 1)
     ],
-    aten.baddbmm.default: lambda c, a, b, **_: _product(a, b),
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
 }
@@ -150,10 +139,6 @@ class Replay:
     are in float32. Operands of the same role, shape and layout share a buffer. Those too large for
     a cache share one whatever their shape, or the buffers of a large training step would take more
     memory than the step.
-
-    Args:
-        products: What to do, in this order.
-        device: Where.
     """
 
     def __init__(self, products: list[Product], device: str):

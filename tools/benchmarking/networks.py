@@ -13,15 +13,11 @@ from tools.benchmarking.cases import ARCHITECTURES, Case
 from tools.benchmarking.implementations import IMPLEMENTATIONS, declare_torchvision_operators
 
 PRETRAINED_WINDOW = 8
+DROP_PATH = 0.2  # In training.
 
 
 class Maps(nn.Module):
-    """A network whose forward is ``(B, 3, H, W)`` to a list of four ``(B, C, H, W)``.
-
-    Args:
-        network: The network of some library.
-        maps: Takes the network and images, returns the maps.
-    """
+    """A network whose forward is ``(B, 3, H, W)`` to a list of four ``(B, C, H, W)``."""
 
     def __init__(self, network: nn.Module, maps: Callable[[nn.Module, Tensor], list[Tensor]]):
         super().__init__()
@@ -32,24 +28,20 @@ class Maps(nn.Module):
         return list(self.maps(self.network, x))
 
 
-def build_network(
-    implementation: str, case: Case, arch: str, drop_path: float, **more: object
-) -> Maps:
+def build_network(implementation: str, case: Case, arch: str, **more: object) -> Maps:
     """A network with random weights, in train or eval mode as the case says.
 
     Norm weights are near 1, so that no residual branch vanishes, and biases are near 0.
 
     Args:
         implementation: A name of IMPLEMENTATIONS; any other is ours.
-        case: Gives the image size, the window and the mode.
-        arch: A name of ARCHITECTURES.
-        drop_path: Drop path rate.
         more: Further arguments of our constructor.
 
     Raises:
         ImportError: If its library is not installed.
     """
     torch.manual_seed(0)
+    drop_path = DROP_PATH if case.mode == 'train' else 0.0
     if implementation in IMPLEMENTATIONS:
         declare_torchvision_operators()
         theirs = IMPLEMENTATIONS[implementation]

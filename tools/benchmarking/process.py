@@ -23,14 +23,11 @@ class Worker:
     Between requests it waits on its pipe, and takes no CPU time.
 
     Args:
-        implementation: Its name.
         implementations_folder: Where the folders of the other implementations are; one that does
             not exist is left out of the path.
-        threads: CPU threads.
     """
 
     def __init__(self, implementation: str, implementations_folder: Path, threads: int):
-        self.implementation = implementation
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed in `close`)
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'tools.benchmarking.worker'],

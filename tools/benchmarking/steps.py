@@ -6,25 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tools.benchmarking.cases import Case
+from tools.benchmarking.cases import DTYPES, Case
 from tools.utils.memory import PeakMemory, wait_for
-
-TORCH_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class NetworkStep:
-    """A forward, or a forward and a backward without an optimizer.
-
-    Args:
-        network: ``(B, 3, H, W)`` to a list of maps.
-        case: What to do.
-        device: 'cpu' or 'cuda', where the network is.
-    """
+    """A forward, or a forward and a backward without an optimizer."""
 
     def __init__(self, network: nn.Module, case: Case, device: str):
         self.network = network
         self.device = device
-        self.dtype = TORCH_DTYPES[case.dtype]
+        self.dtype = DTYPES[case.dtype]
         self.train = case.mode == 'train'
         generator = torch.Generator().manual_seed(1)
         self.image = torch.randn(case.batch, 3, case.height, case.width, generator=generator).to(

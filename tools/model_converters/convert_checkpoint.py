@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from swinv2_backbone.checkpoints import FORMATS, convert
 from swinv2_backbone.checkpoints.convert_file import DROPPABLE
 from tools.utils import cli
-from tools.utils.config_checks import UserError
+from tools.utils.errors import UserError
 
 
 def parse_args():

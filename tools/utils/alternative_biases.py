@@ -7,7 +7,7 @@ differ at other windows.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -88,24 +88,10 @@ def replaced_bias(model: SwinTransformerV2, bias: Bias) -> Iterator[None]:
     """Make all attention layers of a model use another bias inside a ``with`` block."""
     attentions = [module for module in model.modules() if isinstance(module, WindowAttention)]
     for attention in attentions:
-        attention.bias = _Replacement(attention.cpb_mlp, bias)
+        # The bias of each window is computed once.
+        attention.bias = cache(torch.no_grad()(partial(bias, attention.cpb_mlp)))
     try:
         yield
     finally:
         for attention in attentions:
             del attention.bias
-
-
-class _Replacement:
-    """Replaces ``WindowAttention.bias``; the bias of each window is computed once."""
-
-    def __init__(self, cpb_mlp: nn.Sequential, bias: Bias):
-        self._cpb_mlp, self._bias = cpb_mlp, bias
-        self._computed: dict[tuple[Pair, Pair], Tensor] = {}
-
-    def __call__(self, window: Pair, pretrained_window: Pair) -> Tensor:
-        key = window, pretrained_window
-        if key not in self._computed:
-            with torch.no_grad():
-                self._computed[key] = self._bias(self._cpb_mlp, *key)
-        return self._computed[key]

@@ -31,27 +31,14 @@ def load_model(
     Args:
         args: With the arguments of :func:`add_arguments`.
         checkpoint: A checkpoint to load instead of ``args.checkpoint``.
-    """
-    source = checkpoint or args.checkpoint
-    converted = open_checkpoint(source, args.prefix)
-    given = args.pretrained_window_sizes
-    return build_model(converted, source, given.size if given else 'auto').eval(), converted
-
-
-def build_model(
-    converted: Converted, source: str, pretrained_window_sizes: int | list | str | None
-) -> SwinTransformerV2:
-    """The backbone of a checkpoint, with its weights loaded.
-
-    Args:
-        converted: The weights.
-        source: Where they came from, for messages.
-        pretrained_window_sizes: As in the backbone's constructor.
 
     Raises:
         CheckpointError: If the weights are only part of a backbone, or do not fit.
     """
+    source = checkpoint or args.checkpoint
+    converted = open_checkpoint(source, args.prefix)
     settings = settings_of(converted.state, f'checkpoint {source} ({converted.format} format)')
-    model = SwinTransformerV2(**settings, pretrained_window_sizes=pretrained_window_sizes)
+    given = args.pretrained_window_sizes
+    model = SwinTransformerV2(**settings, pretrained_window_sizes=given.size if given else 'auto')
     load_into(model, converted, source)
-    return model
+    return model.eval(), converted

@@ -17,9 +17,7 @@ class Classifier:
     """A backbone and, if the checkpoint has one, its linear classifier.
 
     Args:
-        model: The backbone.
         head: ``head.weight`` and, usually, ``head.bias``; empty if there is no classifier.
-        device: Where to run.
 
     Raises:
         UserError: If the head has no weight.

@@ -13,13 +13,9 @@ from tools.utils.runner import test_evaluators
 
 
 def majority_baseline(cfg: Config) -> dict[str, float]:
-    """Scores of the majority baseline on the test data of a config, by its own metrics.
+    """Scores of the majority baseline on the test data of a config of mmseg or mmdet.
 
-    Args:
-        cfg: A config of mmseg or mmdet.
-
-    Returns:
-        Scores by the names that the toolbox's metric gives them.
+    They are computed by the config's own metrics, and named as these name them.
     """
     predictions = _whole_boxes if cfg.default_scope == 'mmdet' else _label_maps
     scores = {}

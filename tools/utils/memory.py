@@ -32,11 +32,8 @@ class PeakMemory:
     that, the peak of the whole life of the process is used ('ru_maxrss'), which is the same unless
     the process needed more before.
 
-    Args:
-        device: 'cpu' or 'cuda'.
-
     Raises:
-        OSError: If it is 'cpu' and the system has no /proc.
+        OSError: If the device is 'cpu' and the system has no /proc.
     """
 
     def __init__(self, device: str):

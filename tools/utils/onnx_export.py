@@ -19,9 +19,6 @@ class AdaptivePool(nn.Module):
 
     torch's exporter writes the bins of the traced image into the file, and would pool other sizes
     wrongly.
-
-    Args:
-        size: Rows and columns of bins.
     """
 
     def __init__(self, size: tuple[int, int]):
@@ -57,9 +54,8 @@ def replace_adaptive_pools(model: nn.Module) -> nn.Module:
 class Segmentor(nn.Module):
     """Normalized images to logits of their size: ``(B, 3, H, W) -> (B, classes, H, W)``.
 
-    Args:
-        model: mmseg's EncoderDecoder. Normalizing the images and taking the best class are not
-            part of the file.
+    The model is mmseg's EncoderDecoder. Normalizing the images and taking the best class are not
+    part of the file.
     """
 
     def __init__(self, model: nn.Module):
@@ -110,7 +106,6 @@ def export(
         model: In eval mode.
         image: ``(B, 3, H, W)``; without `steps` the file takes images of this size only.
         outputs: Names of the outputs.
-        path: The file.
         steps: Makes the file take all multiples of this height and width, from two times on. The
             size of `image` must be one of them.
     """

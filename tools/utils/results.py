@@ -26,12 +26,7 @@ _COLUMNS = {
 
 
 def results_table(results: dict[str, dict], scope: str) -> str:
-    """A short table of metrics.
-
-    Args:
-        results: Metrics by the name of their row, as the toolbox's own metric names them.
-        scope: The toolbox.
-    """
+    """A short table of metrics, which are given by row, under the toolbox's own names."""
     cost = {key: key for key in (SECONDS, MEGABYTES) if any(key in m for m in results.values())}
     rows = []
     for name, metrics in results.items():

@@ -88,10 +88,10 @@ def latest_checkpoint(work_dir: str) -> str | None:
 
 
 def use_checkpoint(cfg: Config, checkpoint: str) -> str:
-    """Make the Runner load a checkpoint: a URL, a file, or the newest of a work dir.
+    """Make the Runner load a checkpoint, and return its path or URL.
 
-    Returns:
-        The path or URL.
+    Args:
+        checkpoint: A URL, a file, or a work dir, whose newest is taken.
 
     Raises:
         UserError: If there is none.
@@ -128,8 +128,6 @@ def check_checkpoint(checkpoint: dict, model: nn.Module, strict: bool) -> None:
     report the scores of random weights.
 
     Args:
-        checkpoint: As it was read from the file.
-        model: The model.
         strict: Whether the checkpoint must have every parameter of the model, in its shape, and no
             other. If not, it must have at least one of them.
 
@@ -159,11 +157,7 @@ def _describe(parameters: set[tuple[str, tuple]]) -> str:
 
 
 class SetupHook(Hook):
-    """Checks the checkpoint that is loaded, and marks the end of the set-up.
-
-    Args:
-        strict: As in :func:`check_checkpoint`.
-    """
+    """Checks the checkpoint that is loaded, and marks the end of the set-up."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
@@ -186,12 +180,8 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
     """Build a Runner and call a function with it.
 
     Args:
-        cfg: The config.
-        work: The function, such as ``Runner.train``.
+        work: The function; what it returns is returned.
         strict: As in :func:`check_checkpoint`.
-
-    Returns:
-        What `work` returns.
 
     Raises:
         UserError: If a distributed job is requested where there is no accelerator, or the
