@@ -28,7 +28,7 @@ def main() -> None:
         *args.implementations,
         'gemm',
     ]
-    settings = ('arch', 'compile', 'rounds', 'windows_at_once')
+    settings = ('arch', 'drop_path', 'compile', 'rounds', 'warm_up', 'windows_at_once')
     results = dict(
         machine=machine.describe(args.device, args.threads, args.implementations_folder),
         settings={name: getattr(args, name) for name in settings},

@@ -1,8 +1,6 @@
 """The benchmark's command line."""
 
 import argparse
-import dataclasses
-import re
 from pathlib import Path
 
 import torch
@@ -11,27 +9,57 @@ from tools.benchmarking.cases import ARCHITECTURES, DTYPES, MODES, Case
 from tools.benchmarking.implementations import IMPLEMENTATIONS
 from tools.utils.cli import OneLineParser, UserError, positive
 
-_CASE = 'MODE:SIZE:WINDOW:BATCH'
-_NUMBER = '([1-9][0-9]*)'
 
-
-def parse_case(text: str) -> Case:
-    """An argparse type: 'infer:512:8:1', or 'train:800x1344:16:2' (height x width)."""
-    modes = '|'.join(MODES)
-    found = re.fullmatch(f'({modes}):{_NUMBER}(?:x{_NUMBER})?:{_NUMBER}:{_NUMBER}', text)
-    if not found:
+def parse_size(text: str) -> tuple[int, int]:
+    """An argparse type: '512' or '800x1344' to (height, width) in pixels."""
+    sides = text.split('x')
+    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
         raise argparse.ArgumentTypeError(
-            f"got '{text}', allowed: {_CASE}, as infer:512:8:1 or train:800x1344:16:2 "
-            f'(modes: {", ".join(MODES)})'
+            f"got '{text}', allowed: a side as 512, or HEIGHTxWIDTH as 800x1344, in pixels"
         )
-    mode, height, width, window, batch = found.groups()
-    return Case(mode, int(height), int(width or height), int(window), int(batch))
+    return int(sides[0]), int(sides[-1])
+
+
+def parse_case(text: str) -> tuple[str, tuple[int, int], int, int]:
+    """An argparse type: 'train:800x1344:16:2' to (mode, (height, width), window, batch)."""
+    try:
+        mode, size, window, batch = text.split(':')
+        if mode in MODES:
+            return mode, parse_size(size), positive(window), positive(batch)
+    except (ValueError, argparse.ArgumentTypeError):
+        pass
+    raise argparse.ArgumentTypeError(
+        f"got '{text}', allowed: MODE:SIZE:WINDOW:BATCH, as infer:512:8:1 or train:800x1344:16:2 "
+        f'(modes: {", ".join(MODES)})'
+    )
 
 
 def cases_of(args: argparse.Namespace) -> list[Case]:
     """The cases of a command line, each once, in its order."""
-    cases = [dataclasses.replace(case, dtype=dtype) for dtype in args.dtype for case in args.cases]
-    return list(dict.fromkeys(cases))
+    requested = args.cases or [
+        (mode, size, window, args.batch)
+        for mode in args.modes
+        for size in args.sizes
+        for window in args.windows
+    ]
+    return list(
+        dict.fromkeys(
+            Case(mode, *size, window, batch, dtype)
+            for dtype in args.dtype
+            for mode, size, window, batch in requested
+        )
+    )
+
+
+def probability(text: str) -> float:
+    """An argparse type: a number from 0 up to, not including, 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"got '{text}', allowed: a number from 0 to below 1")
+    return value
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,13 +74,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
+        '--sizes',
+        nargs='+',
+        type=parse_size,
+        default=[(512, 512)],
+        metavar='SIZE',
+        help='images in pixels: 512, or HEIGHTxWIDTH',
+    )
+    add('--windows', nargs='+', type=positive, default=[8, 16], help='attention windows in tokens')
+    add(
+        '--modes',
+        '--mode',
+        nargs='+',
+        choices=MODES,
+        default=['infer'],
+        help='infer: a forward; train: a forward and a backward',
+    )
+    add('--batch', type=positive, default=1, help='images per step')
+    add(
         '--cases',
         nargs='+',
         type=parse_case,
-        default=[parse_case('infer:512:8:1'), parse_case('infer:512:16:1')],
-        metavar=_CASE,
-        help='infer: a forward, or train: a forward and a backward; side of the images in pixels, '
-        'or HEIGHTxWIDTH; side of the attention window in tokens; images per step',
+        metavar='MODE:SIZE:WINDOW:BATCH',
+        help='these cases, instead of all combinations of --sizes, --windows, --modes and --batch',
     )
     add(
         '--dtype',
@@ -73,7 +117,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--compile', action='store_true', help='torch.compile every implementation')
     add('--rounds', type=positive, default=10, help='timed steps of each implementation')
+    add('--warm-up', type=positive, default=1, help='rounds before those that are timed')
     add('--threads', type=positive, default=torch.get_num_threads(), help='of the CPU')
+    add('--drop-path', type=probability, default=0.2, help='drop path rate in train mode')
     add(
         '--arch',
         choices=sorted(ARCHITECTURES, reverse=True),

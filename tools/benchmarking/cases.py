@@ -37,7 +37,7 @@ class Case:
     width: int
     window: int
     batch: int
-    dtype: str = 'fp32'
+    dtype: str
 
     def __str__(self) -> str:
         return (

@@ -64,7 +64,8 @@ class Measurement:
 
     def _prepare(self, name: str) -> None:
         """Build an implementation, do its first steps and measure its memory."""
-        args, worker = self.args, self.workers[name]
+        args, train = self.args, self.case.mode == 'train'
+        worker = self.workers[name]
         more = dict(windows_at_once=args.windows_at_once) if name == 'ours_sequential' else {}
         with self._leave_out_if_it_fails(name):
             built = worker.request(
@@ -72,8 +73,10 @@ class Measurement:
                 implementation=name,
                 case=dataclasses.asdict(self.case),
                 arch=args.arch,
+                drop_path=args.drop_path if train else 0.0,
                 device=args.device,
                 compile=args.compile,
+                threads=args.threads,
                 **more,
             )
             worker.request('run')
@@ -103,7 +106,7 @@ class Measurement:
                 self._prepare(name)
             needs = [each['bytes'] for each in self.measured.values()]
             trim = exceeds_half_of_memory(needs, args.device)
-            for index in range(-1, args.rounds):
+            for index in range(-args.warm_up, args.rounds):
                 self._do_round(trim, record=index >= 0)
                 say(f'round {index + 1} of {args.rounds}' if index >= 0 else 'warmed up')
         finally:

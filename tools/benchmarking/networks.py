@@ -13,7 +13,6 @@ from tools.benchmarking.cases import ARCHITECTURES, Case
 from tools.benchmarking.implementations import IMPLEMENTATIONS, declare_torchvision_operators
 
 PRETRAINED_WINDOW = 8
-DROP_PATH = 0.2  # In training.
 
 
 class Maps(nn.Module):
@@ -28,7 +27,9 @@ class Maps(nn.Module):
         return list(self.maps(self.network, x))
 
 
-def build_network(implementation: str, case: Case, arch: str, **more: object) -> Maps:
+def build_network(
+    implementation: str, case: Case, arch: str, drop_path: float, **more: object
+) -> Maps:
     """A network with random weights, in train or eval mode as the case says.
 
     Norm weights are near 1, so that no residual branch vanishes, and biases are near 0.
@@ -41,7 +42,6 @@ def build_network(implementation: str, case: Case, arch: str, **more: object) ->
         ImportError: If its library is not installed.
     """
     torch.manual_seed(0)
-    drop_path = DROP_PATH if case.mode == 'train' else 0.0
     if implementation in IMPLEMENTATIONS:
         declare_torchvision_operators()
         theirs = IMPLEMENTATIONS[implementation]

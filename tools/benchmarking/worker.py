@@ -1,9 +1,9 @@
 """The process of one implementation: reads requests, and answers, one line of JSON each.
 
-Requests are ``{"do": "build", "implementation": ..., "case": {...}, "arch": ..., "device": ...,
-"compile": ...}`` (further keys go to our constructor), then any number of ``{"do": "run"}``,
-``{"do": "memory"}`` and ``{"do": "trim"}``. A failure is answered with ``{"error": reason}``. The
-process ends when its standard input does.
+Requests are ``{"do": "build", "implementation": ..., "case": {...}, "arch": ..., "drop_path": ...,
+"device": ..., "compile": ..., "threads": ...}`` (further keys go to our constructor), then any
+number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. A failure is answered with
+``{"error": reason}``. The process ends when its standard input does.
 """
 
 import json
@@ -25,19 +25,35 @@ class Session:
     """An implementation and its case; each public method is a request."""
 
     def build(
-        self, implementation: str, case: dict, arch: str, device: str, compile: bool, **more: object
+        self,
+        implementation: str,
+        case: dict,
+        arch: str,
+        drop_path: float,
+        device: str,
+        compile: bool,
+        threads: int,
+        **more: object,
     ) -> dict:
         """Build the network of a case, do a first step and check its maps."""
+        torch.set_num_threads(threads)
         self.device = device
         case = Case(**case)
-        network = build_network(implementation, case, arch, **more).to(device)
         if implementation == 'gemm':
-            products, multiply_adds = record(NetworkStep(network, case, device))
-            self.step = Replay(products, device)
-            return {'multiply_adds': multiply_adds}
+            return self._build_limit(case, arch, drop_path)
+        network = build_network(implementation, case, arch, drop_path, **more).to(device)
         self.step = NetworkStep(torch.compile(network) if compile else network, case, device)
         check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
         return {}
+
+    def _build_limit(self, case: Case, arch: str, drop_path: float) -> dict:
+        network = build_network('ours_reference', case, arch, drop_path).to(self.device)
+        products, multiply_adds = record(NetworkStep(network, case, self.device))
+        self.step = Replay(products, self.device)
+        return {
+            'multiply_adds': multiply_adds,
+            'recorded': sum(product.multiply_adds for product in products),
+        }
 
     def run(self) -> dict:
         """Seconds of one step."""

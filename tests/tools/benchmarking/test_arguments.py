@@ -12,21 +12,23 @@ def cases(options):
 
 
 def test_cases():
-    assert str(cases('--cases infer:96x128:8:3')[0]) == 'infer 96x128, window 8, batch 3, fp32'
-    assert cases('--cases infer:512:8:1 train:800x1344:16:2 infer:512:8:1 --dtype fp32 bf16') == [
+    product = cases(
+        '--sizes 64 96x128 --windows 8 16 --modes infer train --dtype fp32 bf16 --batch 3'
+    )
+    assert len(product) == 16
+    assert str(product[2]) == 'infer 96x128, window 8, batch 3, fp32'
+    assert cases('--cases infer:512:8:1 train:800x1344:16:2 infer:512:8:1 --sizes 64') == [
         Case('infer', 512, 512, 8, 1, 'fp32'),
         Case('train', 800, 1344, 16, 2, 'fp32'),
-        Case('infer', 512, 512, 8, 1, 'bf16'),
-        Case('train', 800, 1344, 16, 2, 'bf16'),
     ]
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ('--cases infer:0:8:1', "--cases: got 'infer:0:8:1', allowed"),
-        ('--cases infer:64x:8:1', "--cases: got 'infer:64x:8:1', allowed"),
-        ('--cases infer:1x2x3:8:1', "--cases: got 'infer:1x2x3:8:1', allowed"),
+        ('--sizes 0', "--sizes: got '0', allowed: a side as 512"),
+        ('--sizes 64x', "--sizes: got '64x', allowed"),
+        ('--sizes 1x2x3', "--sizes: got '1x2x3', allowed"),
         ('--cases infer:512:8', "--cases: got 'infer:512:8', allowed: MODE:SIZE:WINDOW:BATCH"),
         ('--cases learn:512:8:1', "--cases: got 'learn:512:8:1', allowed"),
         ('--cases infer:512:8:0', "--cases: got 'infer:512:8:0', allowed"),
@@ -36,6 +38,7 @@ def test_cases():
             "argument --implementations: invalid choice: 'keras' (choose from",
         ),
         ('--rounds 0', "--rounds: got '0', allowed: an integer of at least 1"),
+        ('--drop-path 1', "--drop-path: got '1', allowed: a number from 0 to below 1"),
         ('--round-s 1', "unknown option '--round-s' (did you mean '--rounds'?)"),
     ],
 )

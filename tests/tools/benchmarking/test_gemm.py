@@ -15,7 +15,7 @@ def test_multiply_adds(monkeypatch, mode):
     """The published 5.9 G of SwinV2-T; our own record of products agrees with torch's count."""
     monkeypatch.setenv('SWINV2_ATTENTION', 'reference')
     case = Case(mode, 256, 256, 8, 1, 'fp32')
-    network = build_network('ours_reference', case, 'tiny')
+    network = build_network('ours_reference', case, 'tiny', 0.0)
     products, multiply_adds = record(NetworkStep(network, case, 'cpu'))
     assert sum(product.multiply_adds for product in products) == multiply_adds
     if mode == 'infer':
