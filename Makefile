@@ -70,7 +70,7 @@ parity: .venv/implementations
 parity-record: .venv/implementations
 	$(FOR_EACH_FOLDER) $(RUN) -m tests.parity.recorded; done
 
-# Against the other implementations' speed and memory: hours on 2 cores. --help for other sets.
+# Against the other implementations' speed and memory: about two hours on 2 cores. --help for other sets.
 BENCHMARK := $(RUN) tools/analysis_tools/benchmark.py
 
 benchmark: .venv/implementations

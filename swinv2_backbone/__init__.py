@@ -6,12 +6,12 @@ root ``MODELS`` and :class:`SwinV2LayerDecayConstructor` in its ``OPTIM_WRAPPER_
 
 from importlib.util import find_spec
 
-# mmengine is no install requirement: maintained forks of it are distributions of other names with
-# the same import name, whose files pip would overwrite with the official ones.
+# mmengine is not an install requirement: maintained forks of it have other distribution names and
+# the same import name, and pip would overwrite their files with the official ones.
 if find_spec('mmengine') is None:
     raise ImportError(
         'swinv2_backbone needs mmengine, which is not installed: run `pip install mmengine` '
-        "(or `pip install 'swinv2_backbone[openmmlab]'` for all of OpenMMLab's stack)"
+        "(docs/installation.md has the steps for all of OpenMMLab's stack)"
     )
 
 from .optim import SwinV2LayerDecayConstructor

@@ -45,9 +45,9 @@ class SwinTransformerV2(BaseModule):
             stage, each an int or a pair. Windows shrink to maps that are smaller.
         pretrained_window_sizes: Window that the position bias of the checkpoint was trained with,
             in the same forms. It is the unit of the bias, independent of `window_size`;
-            ``python -m swinv2_backbone`` prints it for the released checkpoints. None:
-            `window_size`, for training from scratch. 'auto': as recorded with the
-            checkpoint, or an error if it records none.
+            ``python -m swinv2_backbone`` prints it for the released checkpoints. The default, 8,
+            is that of the w8 releases. None: `window_size`, for training from scratch. 'auto': as
+            recorded with the checkpoint, or an error if it records none.
         mlp_ratio: Hidden channels of the MLPs over the channels of their stage.
         drop_rate: Dropout probability after the patch embed, projections and MLPs.
         attn_drop_rate: Dropout probability of attention weights.

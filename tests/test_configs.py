@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from swinv2_backbone.checkpoints.releases import resolve
@@ -193,21 +194,25 @@ def test_only_weights_decay_and_not_those_of_the_position_bias(name):
 
 
 @pytest.mark.parametrize(
-    ('toolbox', 'base'),
+    ('document', 'toolbox', 'base'),
     [
-        ('mmdet', 'configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
+        ('README.md', 'mmdet', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
+        ('docs/usage.md', 'mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
         (
+            'docs/usage.md',
             'mmseg',
-            'configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+            'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
         ),
     ],
 )
-def test_readme_snippet_works_when_pasted(tmp_path, toolbox, base):
+def test_snippet_works_when_pasted(tmp_path, document, toolbox, base):
     module = pytest.importorskip(toolbox)
-    readme = (CONFIGS.parent / 'README.md').read_text()
-    snippet = readme.split('```python\n')[1].split('```')[0]
+    snippet = (CONFIGS.parent / document).read_text().split('```python\n')[1].split('```')[0]
     path = tmp_path / 'config.py'
-    path.write_text(f"_base_ = '{Path(module.__file__).parent / '.mim' / base}'\n{snippet}")
+    base = Path(module.__file__).parent / '.mim/configs' / base
+    path.write_text(f"_base_ = '{base}'\n{snippet}")
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.init_cfg.checkpoint == CHECKPOINT
-    assert build(cfg).backbone.out_channels == (96, 192, 384, 768)
+    model = build(cfg)
+    assert model.backbone.out_channels == (96, 192, 384, 768)
+    assert len(model.extract_feat(torch.rand(1, 3, 64, 64))) >= 4

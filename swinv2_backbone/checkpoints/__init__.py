@@ -4,12 +4,12 @@ This package handles names and tensors; it does not import the model.
 """
 
 from .architecture import arch_of, describe_arch, settings_of
-from .convert import Converted, from_backbone, to_backbone
-from .convert_file import Conversion, convert
+from .convert import Conversion, convert
 from .errors import CheckpointError
 from .formats import FORMATS
 from .loading import PretrainedSwinV2, load_into, open_checkpoint
 from .releases import RELEASES
+from .state_dicts import Converted, from_backbone, to_backbone
 
 __all__ = [
     'FORMATS',
@@ -19,7 +19,7 @@ __all__ = [
     'Converted',
     'PretrainedSwinV2',
     'arch_of',
-    'convert',  # The function; the module of that name is imported as `.checkpoints.convert`.
+    'convert',
     'describe_arch',
     'from_backbone',
     'load_into',

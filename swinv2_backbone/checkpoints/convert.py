@@ -1,241 +1,230 @@
-"""State dicts of any format to the backbone's names, and back: dict in, dict out.
+"""Conversion from file to file: what tools/model_converters/convert_checkpoint.py runs."""
 
-The formats are in :mod:`.formats`; :mod:`.convert_file` does the same from file to file.
-"""
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from ..arguments import check_int, is_int
+from ..layers.windows import Pair
+from .architecture import arch_of, expected_parameters, settings_of
+from .config_json import hf_config
+from .download import HUB_FILES
+from .files import atomic_file, hash_in_name, require_safetensors, write_checkpoint
+from .formats import FORMATS
+from .key_rules import Format, StateDict
+from .loading import check_weights, open_checkpoint
+from .pretrained_windows import parse_pretrained_windows, reconcile
+from .releases import find_release
+from .state_dicts import Converted, export_buffers, from_backbone, official_buffers
 
-import torch
-from torch import Tensor
-
-from ..layers.position_bias import relative_coords, relative_index
-from ..layers.windows import Pair, WindowGrid
-from .errors import CheckpointError, list_keys
-from .formats import FORMATS, OFFICIAL_BUFFERS
-from .key_rules import Format, StateDict, translate
-from .pretrained_windows import (
-    METADATA_KEY,
-    PretrainedWindows,
-    window_size_from_tables,
-    windows_from_metadata,
-    windows_from_tables,
-)
-from .recognize import recognize, unwrap
+DROPPABLE = ('norm0', 'norm1', 'norm2', 'norm3', 'head')
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A state dict under the backbone's names, and what else its file holds.
+class Conversion:
+    """What :func:`convert` did; as a string, one line about it.
 
     Attributes:
-        format: Name of the format it came in.
-        prefix: What preceded the format's names in the file.
-        state: Parameters of the backbone, under its names.
-        head: ``head.weight`` and ``head.bias`` of the ImageNet classifier; {} without one.
-        dropped: Keys of the file that a backbone does not use (classifier, buffers, what is
-            outside of the prefix), and names of further sets of weights in it.
-        pretrained_window_sizes: (height, width) in tokens, for the stages that are recorded.
-        window_source: Where these are recorded; '' if they are not.
-        window_size: Window that the first stage last ran with, if a coordinate table records it.
-        config: The config.json that belongs to the file, or {}.
+        file: The file of weights that was written, in `format`, with `num_tensors` tensors.
+        window_size: Window in tokens that it is for; None if the format is not for one size.
+        image_size: Side in pixels of the images that it is for; None likewise.
+        dropped: Names of the parameters that were left out.
     """
 
+    source: str
+    source_format: str
+    file: Path
     format: str
-    prefix: str
-    state: StateDict
-    head: StateDict = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-    pretrained_window_sizes: PretrainedWindows = field(default_factory=dict)
-    window_source: str = ''
-    window_size: Pair | None = None
-    config: dict = field(default_factory=dict)
+    num_tensors: int
+    window_size: int | None = None
+    image_size: int | None = None
+    dropped: tuple[str, ...] = ()
 
-    def may_lack(self, norm: str) -> bool:
-        """Whether a file of this format may be without an output norm, 'norm0' to 'norm3'.
-
-        A classifier has only the last; some headless models have none.
-        """
-        fmt = FORMATS[self.format]
-        bare = not (fmt.prefix and self.prefix.endswith(fmt.prefix))
-        return norm != 'norm3' or (fmt.bare_lacks_norm and bare)
-
-    def in_file(self, key: str) -> str:
-        """The name in the file of a parameter of the backbone, whether or not it is there."""
-        return self.prefix + ', '.join(FORMATS[self.format].their_names(key))
+    def __str__(self) -> str:
+        line = (
+            f'{self.source} ({self.source_format}) -> {self.file} ({self.format}): '
+            f'{self.num_tensors} tensors'
+        )
+        if self.window_size is not None:
+            size = f'{self.image_size} x {self.image_size}'
+            line += f'; for windows of {self.window_size} on images of {size}'
+        return line + (f'; left out: {", ".join(self.dropped)}' if self.dropped else '')
 
 
-def to_backbone(content: Mapping, source: str, prefix: str | None = None) -> Converted:
-    """Recognize the format of a checkpoint and convert it to the backbone's names.
+def convert(
+    source: str,
+    destination: str | Path,
+    to: str,
+    *,
+    safetensors: bool = False,
+    prefix: str | None = None,
+    drop: Sequence[str] = (),
+    pretrained_window_sizes: int | Sequence | None = None,
+    window_size: int | None = None,
+    img_size: int | None = None,
+    force: bool = False,
+) -> Conversion:
+    """Convert a checkpoint to another format.
 
-    Args:
-        content: What the file holds: a state dict, bare or wrapped in 'model' or 'state_dict'.
-        source: Where it came from, for messages.
-        prefix: If given, only keys that start with it are used.
-
-    Raises:
-        CheckpointError: If no format matches, a key is not in its table, a parameter is not a
-            finite floating-point tensor, or recorded window sizes are malformed.
-    """
-    try:
-        state, metadata, left_aside = unwrap(content)
-        outer = f'{prefix.rstrip(".")}.' if prefix else ''
-        chosen, outside = _split(state, outer)
-        if outer and not chosen:
-            raise CheckpointError(f"no key starts with prefix='{outer}'; it has {list_keys(state)}")
-        fmt, inner = recognize(chosen)
-        path = outer + inner
-        weights, beside = _split(chosen, inner)
-        _check_tensors(weights, path)
-        native, unknown = translate(weights, fmt, to_ours=True)
-        if unknown:
-            raise CheckpointError(
-                f'({fmt.name} format) has keys that this format does not have: '
-                f'{list_keys(path + key for key in unknown)}. Is it damaged, or '
-                'of another model?'
-            )
-        unused = [key for key in native if _is_unused(key)]
-        head = {key: native[key] for key in unused if key.startswith('head.')}
-        if inner and fmt.prefix:
-            head = _head_beside(beside, fmt, inner)
-        kept = {key: value for key, value in native.items() if key not in unused}
-        tables = windows_from_tables(native)
-        recorded = tables or windows_from_metadata(metadata, path)
-    except CheckpointError as error:
-        raise CheckpointError(f'checkpoint {source}: {error}') from None
-    return Converted(
-        format=fmt.name,
-        prefix=path,
-        state=kept,
-        head=head,
-        dropped=[
-            *(path + name for key in unused for name in fmt.their_names(key)),
-            *(outer + key for key in beside),
-            *outside,
-            *left_aside,
-        ],
-        pretrained_window_sizes=recorded,
-        window_source='relative_coords_table' if tables else METADATA_KEY if recorded else '',
-        window_size=window_size_from_tables(native),
-    )
-
-
-def _split(state: Mapping, prefix: str) -> tuple[dict, dict]:
-    """What starts with a prefix, without it, and the rest."""
-    inside = {key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)}
-    return inside, {key: state[key] for key in state if not key.startswith(prefix)}
-
-
-def _is_unused(key: str) -> bool:
-    return key.startswith('head.') or key == 'mask_token' or key.endswith(OFFICIAL_BUFFERS)
-
-
-def _head_beside(beside: Mapping, fmt: Format, prefix: str) -> StateDict:
-    """The classifier that stands beside the backbone in its parent module."""
-    parent = prefix[:-1].rpartition('.')[0]
-    before = parent + '.' if parent else ''
-    (ours,), (theirs,) = fmt.head_rule.ours, fmt.head_rule.theirs
-    head = {}
-    for key, value in beside.items():
-        found = theirs and theirs.match(key)
-        if ours and found and found[0] == before and isinstance(value, Tensor):
-            head[ours.fill(found[1])] = value
-    return head
-
-
-def _check_tensors(state: Mapping, prefix: str) -> None:
-    """Raise CheckpointError unless all are dense tensors and parameters floating point, finite."""
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f'{prefix}{key} is a {type(value).__name__}, not a tensor')
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            kind = 'meta' if value.is_meta else 'quantized' if value.is_quantized else value.layout
-            raise CheckpointError(f'{prefix}{key} is a {kind} tensor, not a dense one')
-        if not value.is_floating_point() and not key.endswith(OFFICIAL_BUFFERS):
-            raise CheckpointError(f'{prefix}{key} is {value.dtype}, not floating point')
-    # A finite float64 that overflows float32, the backbone's own type, is refused, too.
-    broken = [
-        prefix + key
-        for key, value in state.items()
-        if not key.endswith(OFFICIAL_BUFFERS) and not value.float().isfinite().all()
-    ]
-    if broken:
-        raise CheckpointError(f'NaN or infinity in {list_keys(broken)}')
-
-
-# --- to another library ---------------------------------------------------------------------------
-
-
-def from_backbone(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
-    """Weights under the backbone's names, renamed for another library.
+    A source without classifier (a backbone of ours, a headless model) becomes a backbone there.
 
     Args:
-        state: Parameters under the backbone's names.
-        head: ``head.weight`` and ``head.bias`` of an ImageNet classifier; {} for a backbone, which
-            goes without the classifier's prefix.
-        fmt: The library's format.
+        source: A path, a URL, ``hf://owner/name[/file]`` or ``swinv2://NAME``, in any format.
+        destination: The file to write; for 'hf' a folder, which also gets a config.json.
+        to: Name of the format to write, a key of ``FORMATS``.
+        safetensors: Write safetensors instead of torch's format.
+        prefix: Use only keys of the source that start with it.
+        drop: Parts to leave out, for formats that have no place for them: ``DROPPABLE``.
+        pretrained_window_sizes: Windows in tokens that the position bias was trained with, where
+            the source does not record them: an int, a (height, width) pair, or one per stage.
+        window_size: Window in tokens that the result runs with, for formats whose files are for one
+            size. If not given: as recorded in the source, or the pretrained one.
+        img_size: Side in pixels of the images that it runs on, likewise.
+        force: Overwrite the destination.
 
     Raises:
-        CheckpointError: If a parameter has no place there.
+        ValueError: If an argument is not allowed; the message begins with its name.
+        CheckpointError: If the source cannot be used, or does not fit into the format.
+        FileNotFoundError, ConnectionError, ImportError: As :func:`~.loading.open_checkpoint`.
     """
-    theirs, unknown = translate(state, fmt, to_ours=False)
-    if unknown:
-        raise CheckpointError(f'the {fmt.name} format has no place for {list_keys(unknown)}')
-    if not head:
-        return theirs
-    if head.keys() != {'head.weight', 'head.bias'}:
-        raise CheckpointError(f'its classifier has only {list_keys(head)}')
-    renamed = {fmt.head.replace('{p}', key.removeprefix('head.')): head[key] for key in head}
-    return {fmt.prefix + key: value for key, value in theirs.items()} | renamed
+    fmt, file = _check_arguments(destination, to, safetensors, drop, window_size, img_size, force)
+    converted = open_checkpoint(source, prefix)
+    settings = settings_of(converted.state, f'checkpoint {source} ({converted.format} format)')
+    check_weights(converted, expected_parameters(**settings), source)
+    windows = _pretrained_windows(pretrained_window_sizes, converted, source, fmt)
+    state, head = (_without(drop, part) for part in (converted.state, converted.head))
+    dropped = (converted.state.keys() | converted.head.keys()) - state.keys() - head.keys()
+    if absent := set(drop) - {key.split('.')[0] for key in dropped}:
+        raise ValueError(f'drop: {source} has no {", ".join(sorted(absent))}')
+    theirs = from_backbone(state, head, fmt)
+    config, window, side = {}, None, None
+    if windows and fmt.is_for_one_size:
+        window, side = find_sizes(window_size, img_size, converted, source, windows)
+        theirs |= _buffers(converted, windows, window, side, fmt, fmt.prefix if head else '')
+        if fmt.config_json == 'transformers':
+            labels = converted.config.get('id2label')
+            config = hf_config(state, head, windows, window, side, labels)
+    write_checkpoint(theirs, file, None if safetensors else fmt.wrapper, windows, safetensors)
+    if config:
+        _write_config(config, file)
+    left_out = tuple(sorted(dropped))
+    return Conversion(source, converted.format, file, fmt.name, len(theirs), window, side, left_out)
 
 
-def official_buffers(
-    depths: Sequence[int],
+def _check_arguments(
+    destination: str | Path,
+    to: str,
+    safetensors: bool,
+    drop: Sequence[str],
+    window_size: int | None,
+    img_size: int | None,
+    force: bool,
+) -> tuple[Format, Path]:
+    """The format and the file of weights to write, if the arguments allow it."""
+    if to not in FORMATS:
+        raise ValueError(f'to: got {to!r}, allowed: {", ".join(FORMATS)}')
+    if isinstance(drop, str) or not set(drop) <= set(DROPPABLE):
+        raise ValueError(f'drop: got {drop!r}, allowed: a list of {", ".join(DROPPABLE)}')
+    for name, value in (('window_size', window_size), ('img_size', img_size)):
+        if value is not None:
+            check_int(name, value, 1)
+            if not FORMATS[to].is_for_one_size:
+                raise ValueError(f'{name}: got {value}, but a file of the {to} format has none')
+    fmt, path = FORMATS[to], Path(destination)
+    file, written = path, [path]
+    if fmt.config_json == 'transformers':
+        file = path / HUB_FILES[0 if safetensors else 1]
+        written = [path / name for name in (*HUB_FILES, 'config.json')]
+        if path.is_file():
+            raise ValueError(f'destination: {path} is a file, allowed for {to}: a folder')
+    elif path.is_dir():
+        raise ValueError(f'destination: {path} is a folder, allowed for {to}: a file')
+    if safetensors:
+        require_safetensors(file)
+    if hash_in_name(file.name):
+        raise ValueError(
+            f'destination: {file} ends in the digits of a sha256, and the file to be written will '
+            'have another; choose another name'
+        )
+    for existing in written:
+        if existing.exists() and not force:
+            raise ValueError(f'destination: {existing} exists; force overwrites it')
+    return fmt, file
+
+
+def _pretrained_windows(
+    setting: int | Sequence | None, converted: Converted, source: str, fmt: Format
+) -> list[Pair] | None:
+    """The sizes as set, as the source records them, or None if neither and they are not needed."""
+    recorded = converted.pretrained_window_sizes
+    if setting is None and not recorded:
+        if not fmt.is_for_one_size:
+            return None
+        raise ValueError(
+            f'pretrained_window_sizes: {source} records none, and a file of the {fmt.name} format '
+            'contains what follows from them: give them'
+        )
+    configured = parse_pretrained_windows('auto' if setting is None else setting, ())
+    return reconcile(configured, recorded, f'checkpoint {source}', converted.window_source)
+
+
+def find_sizes(
+    window_size: int | None,
+    img_size: int | None,
+    converted: Converted,
+    source: str,
     pretrained_windows: Sequence[Pair],
-    window: Pair,
-    map_size: Pair,
-    shrinks_windows: bool = True,
+) -> tuple[int, int]:
+    """Window and image size that the result is for: as given, or as the source last ran with."""
+    release, config = find_release(source), converted.config
+    pretrained, last = pretrained_windows[0][0], pretrained_windows[-1][0]
+    window = (
+        window_size
+        or (converted.window_size and converted.window_size[0])
+        or config.get('window_size')
+        or (release.window_size if release else pretrained)
+    )
+    if not is_int(window):
+        raise ValueError(f'window_size: {source} runs with {window}; give one integer')
+    side = (
+        img_size
+        or config.get('image_size')
+        or (release.image_size if release else 32 * last * window // pretrained)
+    )
+    if not is_int(side):
+        raise ValueError(f'img_size: {source} runs on images of {side}; give one integer')
+    return window, side
+
+
+def _buffers(
+    converted: Converted,
+    pretrained_windows: Sequence[Pair],
+    window: int,
+    img_size: int,
+    fmt: Format,
+    prefix: str,
 ) -> StateDict:
-    """The buffers that the official model keeps among its weights, under its names.
-
-    Args:
-        depths: Blocks of each stage.
-        pretrained_windows: Pretrained window size (height, width) in tokens of each stage.
-        window: Window (height, width) in tokens that the model runs with.
-        map_size: Height and width in tokens of the first stage's map.
-        shrinks_windows: Whether windows larger than a map shrink to it (torchvision's do not).
-
-    Returns:
-        ``relative_coords_table (1, 2 Wh - 1, 2 Ww - 1, 2)`` and ``relative_position_index (N, N)``
-        of each block; ``attn_mask (nW, N, N)``, 0 or -100, of those that shift.
-
-    Raises:
-        CheckpointError: If a map is not a whole number of windows.
-    """
-    buffers: StateDict = {}
-    for i, depth in enumerate(depths):
-        size = (map_size[0] // 2**i, map_size[1] // 2**i)
-        for j in range(depth):
-            grid = WindowGrid.for_map(size, window, shifted=j % 2 == 1)
-            if grid.padded_size != grid.size:
-                raise CheckpointError(
-                    f'windows of {grid.window} tokens do not divide the map of {size} tokens of '
-                    f'stage {i}; choose another window_size or img_size'
-                )
-            block, side = f'layers.{i}.blocks.{j}', grid.window if shrinks_windows else window
-            table = relative_coords(side, pretrained_windows[i])
-            buffers[f'{block}.attn.relative_coords_table'] = table[None]
-            buffers[f'{block}.attn.relative_position_index'] = relative_index(side)
-            valid = grid.attention_mask(torch.device('cpu'))
-            if valid is not None:
-                buffers[f'{block}.attn_mask'] = -100.0 * (~valid).float()
-    return buffers
+    """The buffers that files of a format contain, under its names."""
+    side = img_size // converted.state['patch_embed.proj.weight'].shape[-1]
+    buffers = official_buffers(
+        arch_of(converted.state)['depths'],
+        pretrained_windows,
+        (window, window),
+        (side, side),
+        fmt.shrinks_windows,
+    )
+    return {prefix + key: value for key, value in export_buffers(buffers, fmt).items()}
 
 
-def export_buffers(buffers: Mapping, fmt: Format) -> StateDict:
-    """Those buffers of :func:`official_buffers` that a library saves, under its names."""
-    saved = {key: value for key, value in buffers.items() if key.endswith(fmt.buffers)}
-    if fmt.flat_index:
-        for key, value in saved.items():
-            saved[key] = value.flatten() if key.endswith('relative_position_index') else value
-    return translate(saved, fmt, to_ours=False)[0]
+def _without(modules: Sequence[str], state: StateDict) -> StateDict:
+    return {key: value for key, value in state.items() if key.split('.')[0] not in modules}
+
+
+def _write_config(config: dict, file: Path) -> None:
+    """Write config.json, and remove weights in the other container, which would be loaded first."""
+    with atomic_file(file.parent / 'config.json') as partial:
+        Path(partial).write_text(json.dumps(config, indent=2) + '\n')
+    for name in HUB_FILES:
+        if name != file.name:
+            (file.parent / name).unlink(missing_ok=True)

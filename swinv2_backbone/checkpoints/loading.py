@@ -18,13 +18,13 @@ from ..arguments import NUM_STAGES
 from ..compat import safe_mmengine_globals
 from .architecture import arch_of, explain_mismatch
 from .config_json import read_config_json, windows_from_config
-from .convert import Converted, to_backbone
 from .download import ALLOWED, fetch, is_remote
 from .errors import CheckpointError, list_keys
 from .files import read_checkpoint
 from .formats import OFFICIAL_BUFFERS
 from .pretrained_windows import format_pretrained_windows, reconcile, windows_from_name
 from .releases import resolve
+from .state_dicts import Converted, to_backbone
 
 
 class PretrainedSwinV2:

@@ -2,7 +2,7 @@
 
 Each class has ``build(arch, window, size, pretrained)``, ``stages(model, x)`` (what leaves the
 blocks of each stage, (B, C, H, W)), ``save(model, folder)`` (the checkpoint to load) and
-``format`` (the name of its key map). The networks themselves are built by
+``format`` (its checkpoint format). The networks themselves are built by
 tools/benchmarking/implementations.py.
 """
 

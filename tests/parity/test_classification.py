@@ -173,7 +173,7 @@ def test_logits_are_the_same(theirs):
     from mmengine.config import Config
     from mmpretrain.registry import MODELS
 
-    from swinv2_backbone.checkpoints.convert import to_backbone
+    from swinv2_backbone.checkpoints.state_dicts import to_backbone
 
     cfg = Config.fromfile(CONFIG)
     ours = MODELS.build(cfg.model).eval()

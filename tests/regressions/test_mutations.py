@@ -39,7 +39,7 @@ DEFECTS = [
     ),
     (
         'patch_merging_norm_is_loaded_as_it_is',
-        'checkpoints/convert.py',
+        'checkpoints/state_dicts.py',
         'kept = {key: value for',
         "kept = {key: value.flip(0) if 'downsample.norm' in key else value for",
     ),

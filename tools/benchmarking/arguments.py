@@ -107,6 +107,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         '--implementations',
+        '--peers',
         nargs='*',
         choices=IMPLEMENTATIONS,
         default=list(IMPLEMENTATIONS),

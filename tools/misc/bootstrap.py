@@ -5,6 +5,7 @@ Python that runs this. Needs nothing but the standard library, and parses on old
 they get as far as the line that names the Python that is needed.
 """
 
+import argparse
 import contextlib
 import fcntl
 import glob
@@ -241,8 +242,11 @@ def set_up_implementations():
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('what', nargs='?', choices=['stack', 'implementations'], default='stack')
+    what = parser.parse_args().what
     try:
-        if 'implementations' in sys.argv[1:]:
+        if what == 'implementations':
             with lock():
                 set_up_implementations()
         elif read(STAMP) != fingerprint():

@@ -5,6 +5,7 @@ that a tolerance that suits one CPU alone is found on any. Ends with a table, an
 a run failed.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -63,7 +64,9 @@ def run_tests(capability: str, threads: int, tests: list[str]) -> tuple[bool, st
 
 def main() -> None:
     """Run the tests given on the command line, or the numeric ones."""
-    tests = sys.argv[1:] or list(TESTS)
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('tests', nargs='*', default=TESTS, help='for pytest')
+    tests = parser.parse_args().tests
     newest = torch.backends.cpu.get_cpu_capability()
     rows, passed = [('capability, threads', 'result')], True
     for capability in CAPABILITIES:

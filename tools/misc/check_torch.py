@@ -47,7 +47,7 @@ def core_tests() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        'torch', help="'floor' (of setup.py), 'newest' or a version as 2.6 or 2.6.0"
+        'torch', help="'floor' (of setup.py), 'newest' or a version such as 2.9 or 2.9.1"
     )
     parser.add_argument('--python', default=sys.executable, help='the Python (default: this one)')
     parser.add_argument('--with', nargs='+', default=[], dest='more', help='further requirements')

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from swinv2_backbone.checkpoints import FORMATS, convert
-from swinv2_backbone.checkpoints.convert_file import DROPPABLE
+from swinv2_backbone.checkpoints.convert import DROPPABLE
 from tools.utils import cli
 from tools.utils.errors import UserError
 

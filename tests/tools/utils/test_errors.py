@@ -24,7 +24,7 @@ def error_of(module, statement, **names):
     ('module', 'statement'),
     [
         ('tools.test', "raise UserError('x')"),
-        ('swinv2_backbone.checkpoints.convert', "raise CheckpointError('x')"),
+        ('swinv2_backbone.checkpoints.state_dicts', "raise CheckpointError('x')"),
         ('tools.anything', "open('no such file')"),
         ('tools.anything', "raise ConnectionError('x')"),
         ('swinv2_backbone.arguments', "raise ValueError('window_size: got 0')"),
