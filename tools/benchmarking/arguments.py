@@ -62,16 +62,8 @@ def probability(text: str) -> float:
     return value
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read and check the command line.
-
-    Raises:
-        UserError: If torch cannot use the device, or --out is a file.
-    """
-    parser = OneLineParser(
-        description='Time this backbone against other implementations, one after the other in '
-        'every round, and against the time of its matrix products alone.'
-    )
+def _add_case_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured."""
     add = parser.add_argument
     add(
         '--sizes',
@@ -105,6 +97,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=['fp32'],
         help='bf16 and fp16 are autocast, with float32 weights',
     )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What it is compared with, and how it is measured."""
+    add = parser.add_argument
     add(
         '--implementations',
         '--peers',
@@ -140,6 +137,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='where `make .venv/implementations` installs them; a library that is not there is '
         'imported from this environment',
     )
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line.
+
+    Raises:
+        UserError: If torch cannot use the device, or --out is a file.
+    """
+    parser = OneLineParser(
+        description='Time this backbone against other implementations, one after the other in '
+        'every round, and against the time of its matrix products alone.'
+    )
+    _add_case_options(parser)
+    _add_run_options(parser)
     args = parser.parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError("--device: got 'cuda', allowed: cpu (torch sees no CUDA device here)")
