@@ -35,7 +35,7 @@ def test_cases():
         ('--dtype fp8', "argument --dtype: invalid choice: 'fp8' (choose from"),
         (
             '--implementations keras',
-            "argument --implementations: invalid choice: 'keras' (choose from",
+            "argument --implementations/--peers: invalid choice: 'keras' (choose from",
         ),
         ('--rounds 0', "--rounds: got '0', allowed: an integer of at least 1"),
         ('--drop-path 1', "--drop-path: got '1', allowed: a number from 0 to below 1"),
