@@ -179,7 +179,7 @@ def failing_tests(copy):
 @pytest.fixture
 def copy(tmp_path):
     """A copy of what the tests need: the working tree never has the defect."""
-    for name in ('swinv2_backbone', 'tests', 'configs'):
+    for name in ('swinv2_backbone', 'tests', 'configs', 'tools'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     return tmp_path
