@@ -101,9 +101,9 @@ class WindowAttention(nn.Module):
     ):
         super().__init__()
         self.num_heads = num_heads
-        self.attn_drop = attn_drop
-        # A bool: older torch traces the float, and cannot branch on it.
-        self._drops_weights = attn_drop > 0
+        # None for 0: torch.compile treats a float as a variable, and older versions cannot branch
+        # on it.
+        self.attn_drop = attn_drop or None
         self.windows_at_once = windows_at_once
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10.0)))
         self.cpb_mlp = make_cpb_mlp(num_heads)
@@ -122,7 +122,7 @@ class WindowAttention(nn.Module):
             grid: Their partition into windows.
             pretrained_window: Window in tokens at which the CPB network was trained.
         """
-        dropout = self.attn_drop if self.training and self._drops_weights else 0.0
+        dropout = (self.attn_drop if self.training else None) or 0.0
         bias = self.bias(grid.window, pretrained_window)
         if use_fused_attention() and not dropout:  # It has no attention weights to drop.
             qkv, factor = self._project(x).flatten(0, 2), logit_factor(self.logit_scale)
