@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
-import torch
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import arguments
 from .checkpoints.loading import PretrainedSwinV2
@@ -108,7 +108,9 @@ class SwinTransformerV2(BaseModule):
         pretrained_windows = parse_pretrained_windows(pretrained_window_sizes, windows)
         drop_rate = arguments.check_float('drop_rate', drop_rate, 0, 1)
         drop_path_rate = arguments.check_float('drop_path_rate', drop_path_rate, 0, 1)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(arch['depths'])).tolist()
+        depth = sum(arch['depths'])
+        # (Not a tensor: on the meta device it would have no values.)
+        drop_paths = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.out_indices = arguments.parse_out_indices(out_indices)
         self.frozen_stages = arguments.check_int(
             'frozen_stages', frozen_stages, -1, arguments.NUM_STAGES
@@ -139,7 +141,9 @@ class SwinTransformerV2(BaseModule):
         self.layers = cast(Sequence[SwinTransformerStage], stages)
         for i, channels in zip(self.out_indices, self.out_channels, strict=True):
             self.add_module(f'norm{i}', nn.LayerNorm(channels))
-        init_from_scratch(self)
+        self._init_deferred = any(p.is_meta or isinstance(p, FakeTensor) for p in self.parameters())
+        if not self._init_deferred:
+            init_from_scratch(self)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -212,11 +216,25 @@ class SwinTransformerV2(BaseModule):
     def init_weights(self) -> None:
         """Initialize according to ``init_cfg``, checkpoints last.
 
-        Without an ``init_cfg`` nothing changes: the constructor has initialized from scratch.
+        Without an ``init_cfg`` nothing changes: the constructor has initialized from scratch. If it
+        could not, because the model was built on the meta device, that is done here, so call
+        ``to_empty`` before.
 
         Raises:
             FileNotFoundError, ConnectionError, ValueError: If the checkpoint cannot be loaded.
+            RuntimeError: If parameters are on the meta device.
         """
+        if any(p.is_meta for p in self.parameters()):
+            raise RuntimeError(
+                'the parameters are on the meta device, where they have no values: call '
+                'to_empty(device=...) before init_weights()'
+            )
+        if self._init_deferred:
+            for module in self.modules():
+                if hasattr(module, 'reset_parameters'):
+                    module.reset_parameters()
+            init_from_scratch(self)
+            self._init_deferred = False
         init_cfg = self.init_cfg
         configs = arguments.parse_init_cfg(init_cfg)
         pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
@@ -246,6 +264,7 @@ class SwinTransformerV2(BaseModule):
             )
             for stage, window in zip(self.layers, windows, strict=True):
                 stage.pretrained_window = window
+        self._init_deferred = False  # Else init_weights would overwrite what is loaded.
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import WindowAttention
-from .fused_attention import TOKENS_IN_CACHE, records_gradient, use_fused_attention
+from .fused_attention import use_fused_attention
+from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import Pair, WindowGrid
 
 
@@ -152,12 +153,13 @@ class SwinTransformerBlock(nn.Module):
         That keeps the MLP's hidden channels in the cache of a CPU, and the memory small. It is of
         no use where autograd keeps them, and forward hooks on the modules would notice it.
         """
+        recorded = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *self.parameters()))
         return (
             x.device.type == 'cpu'
             and not self.training
+            and not recorded
             and not torch.compiler.is_compiling()
             and use_fused_attention()
-            and not records_gradient(x, *self.parameters())
             and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         )
 

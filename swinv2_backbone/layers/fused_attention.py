@@ -1,32 +1,26 @@
-"""Fused attention: scaled cosine attention within windows, from maps to maps.
+"""Fused attention: the operator, its derivatives, and when it runs.
 
 B images, H W map size in tokens, T = B * H * W, nH heads, d channels per head, C = nH * d,
-n windows, N tokens per window.
-
-It is faster than the reference attention, and takes less memory: one gather cuts the windows (shift
-and padding included) and one scatter puts them back; windows are masked only along the shift
-boundary and at the padding; only the logits of a few windows at a time are in memory, and the
-backward computes them again.
+N tokens per window.
 """
 
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from .windows import WindowGrid, WindowGroup
+from .caches import transforms_active
+from .reference_attention import attend_reference
+from .sdpa_attention import attend_by_sdpa, attend_by_sdpa_backward
+from .windows import WindowGrid
 
 IMPLEMENTATION_VARIABLE = 'SWINV2_ATTENTION'
 # 'fast' and 'plain' are the names that versions up to 0.1 had.
 IMPLEMENTATIONS = {'fused': True, 'fast': True, 'reference': False, 'plain': False}
-
-# As many tokens at a time as stay in the cache of a CPU.
-TOKENS_IN_CACHE = 2048
-# Logits at a time in a backward: as many as stay in the cache of a CPU, as keep a GPU busy.
-_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**21, 2**25
 
 
 def use_fused_attention() -> bool:
@@ -34,12 +28,14 @@ def use_fused_attention() -> bool:
 
     ``SWINV2_ATTENTION=reference`` in the environment turns it off, for debugging. Exporters
     (torch.export, torch.onnx, torch.jit.trace) always get the reference attention, whose operators
-    every runtime has.
+    every runtime has, and so do forward-mode differentiation and the transforms of torch.func.
 
     Raises:
         ValueError: If the variable is neither 'fused' nor 'reference'.
     """
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False
+    if not torch.compiler.is_compiling() and transforms_active():
         return False
     name = os.environ.get(IMPLEMENTATION_VARIABLE, 'fused')
     if name not in IMPLEMENTATIONS:
@@ -49,21 +45,16 @@ def use_fused_attention() -> bool:
     return IMPLEMENTATIONS[name]
 
 
-def records_gradient(*inputs: Tensor) -> bool:
-    """Whether autograd records what is computed from these tensors."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-
-
 def attend(
     qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid, windows_at_once: int | None = None
 ) -> Tensor:
     """Scaled cosine attention within windows, of all tokens of a batch of maps.
 
-    The result is that of cutting the maps into windows, :func:`~.attention.cosine_attention`, and
-    merging them. The products of q and k take unit vectors rounded to the inputs' dtype (q and k
-    have that rounding already), and accumulate in float32.
+    The result is that of :func:`~.reference_attention.attend_reference`. The products of q and k
+    take unit vectors rounded to the inputs' dtype (q and k have that rounding already), and
+    accumulate in float32.
 
-    For torch.compile it is a single operator.
+    It is a single operator of torch, for its compiler, its counter of FLOPs and its profiler, too.
 
     Args:
         qkv: Queries, keys and values of the tokens, ``(T, 3, nH, d)``.
@@ -74,79 +65,10 @@ def attend(
             run fastest.
 
     Returns:
-        ``(T, C)`` in the dtype of qkv, differentiable once.
+        ``(T, C)`` in the dtype of qkv, differentiable any number of times.
     """
-    function = _attend
-    if torch.compiler.is_compiling() or records_gradient(qkv, scale, bias):
-        function = _attend_operator
-    return function(qkv, scale, bias, grid.size, grid.window, grid.shifted, windows_at_once)
-
-
-def _attend(
-    qkv: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    size: Sequence[int],
-    window: Sequence[int],
-    shifted: bool,
-    windows_at_once: int | None,
-) -> Tensor:
-    # (SDPA is slow with a mask that requires a gradient, even while gradients are off.)
-    qkv, scale, bias = (x.detach() for x in (qkv, scale, bias))
-    out = qkv.new_empty(qkv.shape[0], qkv.shape[2:].numel())
-    if qkv.device.type == 'cpu':
-        at_once = windows_at_once or max(1, TOKENS_IN_CACHE // bias.shape[1])
-    else:
-        at_once = windows_at_once or len(qkv)  # All windows.
-        bias = bias.to(qkv.dtype)  # Only the kernel for CPUs takes a mask of another dtype.
-    with torch.autocast(qkv.device.type, enabled=False):
-        for group in _groups_of(qkv, size, window, shifted):
-            mask = _masked_bias(bias, group)[None]
-            for tokens in group.tokens.split(at_once):
-                windows = _gather(qkv, tokens)
-                queries_and_keys = windows[:, :, :2]
-                factor = _reciprocal_length(queries_and_keys)
-                factor[:, :, 0] *= scale[:, :, 0]
-                queries_and_keys *= factor
-                q, k, v = windows.permute(2, 0, 3, 1, 4)
-                attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-                _scatter(attended.transpose(1, 2), tokens, group, out)
-    return out
-
-
-def _attend_backward(
-    grad_out: Tensor,
-    qkv: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    size: Sequence[int],
-    window: Sequence[int],
-    shifted: bool,
-    windows_at_once: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grads = torch.empty_like(qkv), torch.zeros_like(scale), torch.zeros_like(bias)
-    grad_out = grad_out.unflatten(1, qkv.shape[2:])
-    groups = _groups_of(qkv, size, window, shifted)
-    budget = _LOGITS_ON_CPU if qkv.device.type == 'cpu' else _LOGITS_ELSEWHERE
-    at_once = windows_at_once or max(1, budget // bias.numel())
-    at_once = min(at_once, max(len(group.tokens) for group in groups))
-    # Memory for tensors as large as the logits. Allocated in each round, it would go back to the
-    # operating system each time.
-    scratch = bias.new_empty(2, at_once, *bias.shape)
-    with torch.autocast(qkv.device.type, enabled=False):
-        for group in groups:
-            mask = _masked_bias(bias, group)
-            for tokens in group.tokens.split(at_once):
-                grad_windows = _gather(grad_out, tokens)
-                if group.valid is not None:  # The output of padded queries was dropped.
-                    is_valid = grad_windows.new_zeros(tokens.shape[1], 1, 1)
-                    grad_windows *= is_valid.index_fill_(0, group.valid, 1)
-                windows, logits = _gather(qkv, tokens), scratch[:, : len(tokens)]
-                windows = _windows_backward(
-                    windows, scale, mask, grad_windows, grads[1], grads[2], logits
-                )
-                _scatter(windows, tokens, group, grads[0].flatten(1))
-    return grads
+    windows = grid.size, grid.window, grid.shifted, windows_at_once
+    return _attend_operator(qkv, scale, bias, *windows)
 
 
 def _keep_inputs(ctx, inputs, output):
@@ -156,8 +78,28 @@ def _keep_inputs(ctx, inputs, output):
 
 
 def _backward_of_operator(ctx, grad_out):
-    grads = _attend_backward_operator(grad_out.contiguous(), *ctx.saved_tensors, *ctx.windows)
+    inputs = ctx.saved_tensors
+    if torch.is_grad_enabled():  # Under create_graph=True: the gradient is to be differentiated.
+        grads = _differentiable_backward(grad_out, inputs, *ctx.windows[:3])
+    else:
+        grads = _attend_backward_operator(grad_out.contiguous(), *inputs, *ctx.windows)
     return *grads, None, None, None, None
+
+
+def _differentiable_backward(
+    grad_out: Tensor,
+    inputs: Sequence[Tensor],
+    size: Sequence[int],
+    window: Sequence[int],
+    shifted: bool,
+) -> list[Tensor | None]:
+    """Gradients by the reference attention, whose operators have derivatives of any order."""
+    qkv, scale, bias = inputs
+    grid = WindowGrid((size[0], size[1]), (window[0], window[1]), shifted)
+    out = attend_reference(qkv.flatten(1).unflatten(0, (-1, *size)), scale, bias, grid)
+    wanted = [x for x in inputs if x.requires_grad]
+    grads = iter(torch.autograd.grad(out, wanted, grad_out.view_as(out), create_graph=True))
+    return [next(grads) if x.requires_grad else None for x in inputs]
 
 
 def _operators() -> tuple[Callable, Callable]:
@@ -169,13 +111,13 @@ def _operators() -> tuple[Callable, Callable]:
     windows = 'SymInt[] size, SymInt[] window, bool shifted, int? windows_at_once'
     forward = torch.library.custom_op(
         'swinv2_backbone::attend',
-        _attend,
+        attend_by_sdpa,
         mutates_args=(),
         schema=f'(Tensor qkv, Tensor scale, Tensor bias, {windows}) -> Tensor',
     )
     backward = torch.library.custom_op(
         'swinv2_backbone::attend_backward',
-        _attend_backward,
+        attend_by_sdpa_backward,
         mutates_args=(),
         schema=f'(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, {windows}) '
         '-> (Tensor, Tensor, Tensor)',
@@ -190,91 +132,20 @@ def _operators() -> tuple[Callable, Callable]:
 _attend_operator, _attend_backward_operator = _operators()
 
 
-def _groups_of(
-    qkv: Tensor, size: Sequence[int], window: Sequence[int], shifted: bool
-) -> tuple[WindowGroup, ...]:
-    grid = WindowGrid((size[0], size[1]), (window[0], window[1]), shifted)
-    return grid.groups(qkv.shape[0] // math.prod(size), qkv.device)
+def _flops(qkv_shape: Sequence[int], size: Sequence[int], window: Sequence[int]) -> int:
+    """Floating-point operations of one product of N x N by N x d for all windows and heads."""
+    tokens, _, heads, width = qkv_shape
+    windows = math.prod(-(-s // w) for s, w in zip(size, window, strict=True))
+    images = tokens // math.prod(size)
+    return 2 * images * windows * heads * math.prod(window) ** 2 * width
 
 
-def _masked_bias(bias: Tensor, group: WindowGroup) -> Tensor:
-    return bias if group.attn_mask is None else bias.masked_fill(~group.attn_mask, -torch.inf)
+@register_flop_formula(torch.ops.swinv2_backbone.attend)
+def _flops_forward(qkv: Sequence[int], scale: Any, bias: Any, *windows: Any, **_: Any) -> int:
+    return 2 * _flops(qkv, *windows[:2])
 
 
-def _gather(values: Tensor, tokens: Tensor) -> Tensor:
-    """Copy windows out of a map: ``(T, ...)`` and ``(n, N)`` to ``(n, N, ...)``."""
-    return values.index_select(0, tokens.flatten()).unflatten(0, tokens.shape)
-
-
-def _scatter(windows: Tensor, tokens: Tensor, group: WindowGroup, out: Tensor) -> None:
-    """Write windows ``(n, N, ...)``, without the padding, to their places in a map ``(T, -1)``."""
-    if group.valid is not None:
-        windows, tokens = windows[:, group.valid], tokens[:, group.valid]
-    out.index_copy_(0, tokens.flatten(), windows.reshape(-1, out.shape[1]))
-
-
-def _reciprocal_length(x: Tensor) -> Tensor:
-    """1 / length along the last axis, in at least float32; 0 for what normalize() makes 0."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return F.threshold(length, 1e-12, torch.inf, inplace=True).reciprocal_()
-
-
-def _windows_backward(
-    qkv: Tensor,
-    scale: Tensor,
-    mask: Tensor,
-    grad_out: Tensor,
-    grad_scale: Tensor,
-    grad_bias: Tensor,
-    scratch: Tensor,
-) -> Tensor:
-    """Gradient of a few windows, in at least float32.
-
-    Args:
-        qkv: ``(n, N, 3, nH, d)``.
-        scale: ``(nH, 1, 1)``.
-        mask: ``(nH, N, N)``, the bias, -inf where it is masked.
-        grad_out: ``(n, N, nH, d)``.
-        grad_scale: ``(nH, 1, 1)``, added to.
-        grad_bias: ``(nH, N, N)``, added to.
-        scratch: ``(2, n, nH, N, N)``, overwritten.
-
-    Returns:
-        ``(n, N, 3, nH, d)`` in the dtype of qkv.
-    """
-    count, size, _, heads, width = qkv.shape
-    dtype = mask.dtype
-    # [query, key, value, gradient], each (n, nH, N, d) and contiguous for the products.
-    parts = qkv.new_empty(4, count, heads, size, width, dtype=dtype)
-    by_part = qkv.permute(2, 0, 3, 1, 4)
-    factor = _reciprocal_length(by_part[:2])
-    torch.mul(by_part[:2], factor, out=parts[:2])
-    parts[2] = by_part[2]
-    parts[3] = grad_out.transpose(1, 2)
-    k, v, grad = (part.flatten(0, 1) for part in parts[1:])
-    scaled_q = (parts[0] * scale).flatten(0, 1)
-
-    weights, grad_logits = scratch.flatten(1, 2)
-    torch.bmm(scaled_q, k.transpose(1, 2), out=weights)
-    scratch[0] += mask
-    torch.softmax(weights, -1, out=weights)
-    grads = torch.empty_like(parts[:3])
-    torch.bmm(weights.transpose(1, 2), grad, out=grads[2].flatten(0, 1))
-    torch.bmm(grad, v.transpose(1, 2), out=grad_logits)
-    grad_logits *= weights  # Derivative of the softmax, in place.
-    grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
-    grad_bias.view(1, -1).addmm_(scratch.new_ones(1, count), scratch[1].flatten(1))
-    torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
-    torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
-
-    # Derivative of the normalization: drop the part along the unit vector, divide by the length.
-    along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
-    grad_scale += along[0].sum((0, 2))[:, None]
-    grads[:2].addcmul_(parts[:2], along, value=-1)
-    factor[0] *= scale
-    grad_qkv = torch.empty_like(qkv)
-    by_part = grad_qkv.permute(2, 0, 3, 1, 4)
-    torch.mul(grads[:2], factor, out=by_part[:2])
-    by_part[2] = grads[2]
-    return grad_qkv
+@register_flop_formula(torch.ops.swinv2_backbone.attend_backward)
+def _flops_backward(grad_out: Any, *inputs: Any, **_: Any) -> int:
+    # The logits again, and the gradients of weights, queries, keys and values.
+    return 5 * _flops(inputs[0], *inputs[3:5])

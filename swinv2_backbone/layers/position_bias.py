@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .windows import Pair, cache_tensors
+from .caches import cache_tensors
+from .precision import at_least_float32, without_autocast
+from .windows import Pair
 
 CPB_HIDDEN = 512
 LARGEST_BIAS = 16.0
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in its own dtype if that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def relative_coords(
@@ -108,7 +105,7 @@ def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair)
     """
     w1, b1, w2 = (at_least_float32(p) for p in cpb_mlp.parameters())
     coords, index = _coords_and_index(window, pretrained_window, w1.device, w1.dtype)
-    with torch.autocast(w1.device.type, enabled=False):
+    with without_autocast(w1):
         table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
         table = (LARGEST_BIAS * torch.sigmoid(table)).t()
         # Indexing with `[:, index]` takes twice as long, its gradient four times.

@@ -6,14 +6,13 @@ nW windows per image. Maps are channels-last: ``(B, H, W, C)``.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .caches import cache_tensors
 
 Pair = tuple[int, int]
 # For each position of a window along one axis: whether it wrapped around, whether it is valid.
@@ -22,46 +21,6 @@ AxisLabels = tuple[tuple[bool, bool], ...]
 # A forward has at most eight grids (four stages, with and without shift). A larger cache would only
 # collect masks under multi-scale training, where nearly every size is new.
 _CACHED_GRIDS = 16
-
-
-def cache_tensors(maxsize: int) -> Callable:
-    """Cache the last `maxsize` results of a function of hashable arguments that returns tensors.
-
-    Unlike functools.lru_cache, it does not keep the fake tensors of a tracer (torch.export), which
-    the next call outside of the tracer would receive.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        results: dict = {}
-
-        @wraps(function)
-        def cached(*args):
-            if torch.compiler.is_compiling():  # The graph computes the result itself.
-                return function(*args)
-            if args not in results:
-                # The result outlives this call: a tensor made in inference mode could not take
-                # part in a later training step.
-                with torch.inference_mode(False):
-                    result = function(*args)
-                if any(type(tensor) is not Tensor for tensor in _tensors_of(result)):
-                    return result
-                while len(results) >= maxsize:
-                    results.pop(next(iter(results)), None)
-                results[args] = result
-            return results[args]
-
-        return cached
-
-    return decorate
-
-
-def _tensors_of(result: Any) -> list[Tensor]:
-    """The tensors in a tensor, a sequence or a dataclass of such, or None."""
-    if isinstance(result, Tensor):
-        return [result]
-    if is_dataclass(result):
-        result = [getattr(result, field.name) for field in fields(result)]
-    return [tensor for part in result or () for tensor in _tensors_of(part)]
 
 
 def window_partition(x: Tensor, window: Pair) -> Tensor:

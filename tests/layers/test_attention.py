@@ -1,13 +1,12 @@
-"""Scaled cosine attention: the reference attention, and the cached position bias."""
+"""The attention module: parameters, the clamped scale, the cached position bias."""
 
 import copy
 import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from swinv2_backbone.layers.attention import WindowAttention, cosine_attention, normalize
+from swinv2_backbone.layers.attention import WindowAttention, logit_factor
 from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.models import randomize_parameters
 from tests.helpers.tolerance import assert_equal_to_rounding
@@ -20,47 +19,9 @@ def attention():
     return randomize_parameters(WindowAttention(16, 4)).eval()
 
 
-def test_zero_vectors_stay_zero_and_get_no_gradient():
-    x = torch.randn(3, 5)
-    x[1] = 0
-    x.requires_grad_()
-    unit = normalize(x)
-    assert torch.equal(unit[1], torch.zeros(5))
-    torch.testing.assert_close(unit[[0, 2]].norm(dim=-1), torch.ones(2))
-    unit.sum().backward()
-    assert torch.equal(x.grad[1], torch.zeros(5))
-    assert x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize('length', [1e-8, 1e-11, 1e-13, 1e-18, 1e-30])
-def test_gradients_near_zero_vectors_are_finite(length):
-    x = torch.full((1, 4), length, requires_grad=True)
-    normalize(x).square().sum().backward()
-    assert x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_unit_vectors_are_at_least_float32(dtype):
-    expected = torch.float64 if dtype == torch.float64 else torch.float32
-    assert normalize(torch.randn(2, 4).to(dtype)).dtype == expected
-
-
-def test_equals_a_softmax_of_cosine_similarities():
-    q, k, v = torch.randn(3, 6, 2, 5, 8).double()
-    bias, scale = torch.randn(2, 5, 5).double(), torch.tensor(7.0).double().log().expand(2, 1, 1)
-    logits = 7 * F.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1) + bias
-    expected = torch.einsum('bhqk,bhkd->bhqd', logits.softmax(-1), v)
-    assert_equal_to_rounding(cosine_attention(q, k, v, scale, bias), expected)
-
-
 def test_scale_is_clamped_at_100():
-    q, k, v = torch.randn(3, 1, 1, 5, 8).double()
-    below, at_clamp, above = (
-        cosine_attention(q, k, v, torch.tensor(scale).double().view(1, 1, 1), torch.zeros(1, 5, 5))
-        for scale in (4.6, math.log(100), 9.0)
-    )
-    assert_equal_to_rounding(above, at_clamp)
-    assert not torch.allclose(below, at_clamp)
+    scales = logit_factor(torch.tensor([4.6, math.log(100), 9.0], dtype=torch.float64))
+    assert_equal_to_rounding(scales, torch.tensor([math.exp(4.6), 100, 100], dtype=torch.float64))
 
 
 def test_key_has_no_bias(attention):

@@ -78,13 +78,13 @@ DEFECTS = [
     ('padded_tokens_are_masked', 'layers/windows.py', '& valid[..., None, :]', ''),
     (
         'zero_keys_of_padding_stay_finite',
-        'layers/attention.py',
+        'layers/reference_attention.py',
         'return x * torch.where(nonzero, squared, 1).rsqrt() * nonzero',
         'return x / squared.sqrt()',
     ),
     (
         'masked_keys_get_no_weight',
-        'layers/attention.py',
+        'layers/reference_attention.py',
         'by_image.masked_fill(~attn_mask[:, None], -torch.inf)',
         '(by_image - 100.0 * ~attn_mask[:, None])',
     ),

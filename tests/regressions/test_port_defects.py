@@ -14,9 +14,10 @@ from mmengine.optim import build_optim_wrapper
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints import CheckpointError
 from swinv2_backbone.layers import attention, windows
-from swinv2_backbone.layers.attention import WindowAttention, cosine_attention
+from swinv2_backbone.layers.attention import WindowAttention
 from swinv2_backbone.layers.blocks import SwinTransformerBlock
 from swinv2_backbone.layers.position_bias import make_cpb_mlp, position_bias, relative_coords
+from swinv2_backbone.layers.reference_attention import cosine_attention
 from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.checkpoint_files import official_state, save_official
 from tests.helpers.dense_reference import dense_forward
@@ -160,7 +161,7 @@ def test_masked_keys_get_no_weight():
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, None]
     bias = torch.tensor([[0.0, 16.0], [0.0, 16.0]])[None]
     only_the_first = torch.tensor([[True, False], [True, False]])[None]
-    out = cosine_attention(q, k, v, torch.full((1, 1, 1), 9.0), bias, only_the_first)
+    out = cosine_attention(q, k, v, torch.full((1, 1, 1), 100.0), bias, only_the_first)
     assert torch.equal(out, torch.tensor([1.0, 0.0]).expand(1, 1, 2, 2))
 
 
