@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import is_norm
@@ -18,7 +19,13 @@ from .checkpoints.pretrained_windows import (
     windows_from_metadata,
     write_metadata,
 )
-from .layers.blocks import PatchEmbed, SwinTransformerStage, build_stages, init_from_scratch
+from .layers.blocks import (
+    DropPath,
+    PatchEmbed,
+    SwinTransformerStage,
+    build_stages,
+    init_from_scratch,
+)
 from .layers.windows import Pair
 
 
@@ -163,15 +170,27 @@ class SwinTransformerV2(BaseModule):
         """
         arguments.check_images(x, self.in_channels)
         x = self.pos_drop(self.patch_embed(x))
+        draws = self._draw_paths(x)
         outputs = []
         for i, stage in enumerate(self.layers):
-            x = stage(x)
+            x = stage(x, draws and draws[i])
             if i in self.out_indices:
                 normed = getattr(self, f'norm{i}')(x)
                 outputs.append(normed.permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outputs)
+
+    def _draw_paths(self, x: Tensor) -> Sequence[Tensor] | None:
+        """The draws of all drop paths in one call, by stage; see :class:`~.layers.blocks.DropPath`.
+
+        (Each draw is a kernel of a GPU, and the maps of the last stage are small.)
+        """
+        drop_paths = [module for module in self.modules() if isinstance(module, DropPath)]
+        if not any(module.training and module.drop_prob for module in drop_paths):
+            return None
+        draws = torch.rand(len(drop_paths), 2, len(x), device=x.device)
+        return draws.split([len(stage.blocks) for stage in self.layers])
 
     @property
     def window_size(self) -> tuple[Pair, ...]:
@@ -194,6 +213,16 @@ class SwinTransformerV2(BaseModule):
         windows = arguments.parse_windows('window_size', window_size)
         for stage, window in zip(self.layers, windows, strict=False):
             stage.window = window
+
+    def clear_caches(self) -> None:
+        """Forget what was computed from the weights: position biases and the like.
+
+        On a GPU this is necessary after weights were written through ``param.data`` in eval mode,
+        which leaves no trace. ``train()``, ``eval()``, ``load_state_dict`` and all other writes do
+        it by themselves, and on a CPU nothing needs it.
+        """
+        for stage in self.layers:
+            stage.clear_caches()
 
     @contextmanager
     def window_size_as(self, window_size: int | Sequence) -> Iterator['SwinTransformerV2']:

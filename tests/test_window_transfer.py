@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import parse_windows
-from swinv2_backbone.layers import fused_attention
+from swinv2_backbone.layers import sdpa_attention
 from swinv2_backbone.layers.windows import WindowGroup
 from tests.helpers.dense_reference import dense_forward
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
@@ -205,9 +205,9 @@ def test_padded_positions_of_the_fused_attention_reach_no_token(small, monkeypat
         return WindowGroup(tokens, group.attn_mask, group.valid)
 
     expected = results()
-    groups_of = fused_attention._groups_of
+    groups_of = sdpa_attention._groups_of
     monkeypatch.setattr(
-        fused_attention,
+        sdpa_attention,
         '_groups_of',
         lambda qkv, *grid: tuple(scramble(group, len(qkv)) for group in groups_of(qkv, *grid)),
     )

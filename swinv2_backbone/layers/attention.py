@@ -5,15 +5,17 @@ per head.
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .caches import caches_allowed
+from .caches import caches_allowed, capturing, keep_for_graph
 from .fused_attention import attend, use_fused_attention
-from .position_bias import make_cpb_mlp, position_bias
-from .precision import at_least_float32
+from .position_bias import expand_table, make_cpb_mlp, position_bias_tables
+from .precision import at_least_float32, without_autocast
 from .reference_attention import attend_reference
 from .windows import Pair, WindowGrid
 
@@ -23,6 +25,39 @@ LARGEST_LOGIT_SCALE = math.log(100.0)
 def logit_factor(logit_scale: Tensor) -> Tensor:
     """Factor of the cosine similarities, ``exp(logit_scale)``, clamped at 100."""
     return at_least_float32(logit_scale).clamp(max=LARGEST_LOGIT_SCALE).exp()
+
+
+class AttentionConstants(NamedTuple):
+    """What an attention computes from its parameters and the window alone, whatever the image.
+
+    Attributes:
+        qkv_bias: ``(3 * C,)``.
+        scale: ``(nH, 1, 1)``, factor of the cosine similarities, in at least float32.
+        bias: ``(nH, N, N)``, the position bias, [head, query, key], in at least float32.
+    """
+
+    qkv_bias: Tensor
+    scale: Tensor
+    bias: Tensor
+
+
+def attention_constants(
+    attentions: 'Sequence[WindowAttention]', window: Pair, pretrained_window: Pair
+) -> list[AttentionConstants]:
+    """The constants of several attentions of one shape, computed together.
+
+    Args:
+        window: Current window in tokens.
+        pretrained_window: Window in tokens at which the CPB networks were trained.
+    """
+    no_key_bias = torch.zeros_like(attentions[0].q_bias, requires_grad=False)
+    with without_autocast(no_key_bias):  # It has no rule for cat and stack of float64.
+        qkv_bias = torch.cat([b for a in attentions for b in (a.q_bias, no_key_bias, a.v_bias)])
+        scales = logit_factor(torch.stack([a.logit_scale for a in attentions]))
+    tables = position_bias_tables([a.cpb_mlp for a in attentions], window, pretrained_window)
+    # (Not by index: unbind's gradient is one stack, that of an index a tensor of zeros each.)
+    parts = qkv_bias.view(len(attentions), -1), scales, expand_table(tables, window)
+    return [AttentionConstants(*each) for each in zip(*(x.unbind() for x in parts), strict=True)]
 
 
 class WindowAttention(nn.Module):
@@ -62,7 +97,6 @@ class WindowAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.empty(dim))
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-        self._cached_bias: _CachedBias | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,17 +105,17 @@ class WindowAttention(nn.Module):
         nn.init.zeros_(self.q_bias)
         nn.init.zeros_(self.v_bias)
 
-    def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair) -> Tensor:
+    def forward(self, x: Tensor, grid: WindowGrid, constants: AttentionConstants) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``.
 
         Args:
             x: The maps.
             grid: Their partition into windows.
-            pretrained_window: Window in tokens at which the CPB network was trained.
+            constants: Of this module and the grid's window.
         """
         dropout = (self.attn_drop if self.training else None) or 0.0
-        bias = self.bias(grid.window, pretrained_window)
-        qkv, scale = self._project(x), logit_factor(self.logit_scale)
+        qkv_bias, scale, bias = constants
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
         if use_fused_attention() and not dropout:  # It has no attention weights to drop.
             tokens = qkv.flatten(0, 2).unflatten(-1, (3, self.num_heads, -1))
             attended = attend(tokens, scale, bias, grid, self.windows_at_once).view_as(x)
@@ -89,45 +123,86 @@ class WindowAttention(nn.Module):
             attended = attend_reference(qkv, scale, bias, grid, dropout)
         return self.proj_drop(self.proj(attended))
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values: ``(..., C) -> (..., 3 * C)``."""
-        no_key_bias = torch.zeros_like(self.q_bias, requires_grad=False)
-        return F.linear(x, self.qkv.weight, torch.cat((self.q_bias, no_key_bias, self.v_bias)))
 
-    def bias(self, window: Pair, pretrained_window: Pair) -> Tensor:
-        """Position bias of a window: ``(nH, N, N)``, [head, query, key].
+class ConstantsCache:
+    """The constants of the attentions of a stage, cached in eval mode without gradients.
 
-        On a CPU, in eval mode and without gradients, it is cached until the weights change, in
-        whatever way. (On a GPU, comparing the weights would make the host wait for the device in
-        every block, which takes longer than computing the bias.)
-        """
-        if not caches_allowed():
-            return position_bias(self.cpb_mlp, window, pretrained_window)
-        if self.training or torch.is_grad_enabled() or self.logit_scale.device.type != 'cpu':
-            self._cached_bias = None
-            return position_bias(self.cpb_mlp, window, pretrained_window)
-        cached = self._cached_bias
-        if cached is None or not cached.is_current(self.cpb_mlp, window, pretrained_window):
-            cached = self._cached_bias = _CachedBias(self.cpb_mlp, window, pretrained_window)
-        return cached.bias
+    On a CPU, the cached constants are those of the present weights, however these were changed:
+    their values are compared. On other devices that would make the host wait for the device, so
+    that the versions of the weights are compared, which writes through ``param.data`` do not
+    change. After those, call :meth:`clear`, or ``train()`` or ``eval()`` of the model, which do.
+    """
 
-    def __getstate__(self) -> dict:
-        # copy.deepcopy (as for an EMA of the model) and pickle leave the cache out.
-        return {**self.__dict__, '_cached_bias': None}
+    def __init__(self) -> None:
+        self._cached: _Cached | None = None
+
+    def get(
+        self, attentions: Sequence[WindowAttention], window: Pair, pretrained_window: Pair
+    ) -> list[AttentionConstants]:
+        """As :func:`attention_constants`."""
+        args = attentions, window, pretrained_window
+        weights = [
+            p
+            for a in attentions
+            for p in (a.q_bias, a.v_bias, a.logit_scale, *a.cpb_mlp.parameters())
+        ]
+        usable = caches_allowed() and not any(p.is_inference() for p in weights)
+        if torch.is_grad_enabled() or any(a.training for a in attentions) or not usable:
+            return attention_constants(*args)
+        # (Read once: another thread may replace it.)
+        cached = self._cached
+        if cached is None or not cached.is_current(weights, window, pretrained_window):
+            with torch.inference_mode(False), torch.no_grad():
+                cached = _Cached(weights, window, pretrained_window, attention_constants(*args))
+            if not capturing():  # Else it is in the memory of the graph.
+                self._cached = cached
+        keep_for_graph(cached)
+        return cached.constants
+
+    def clear(self) -> None:
+        """Forget the cached constants."""
+        self._cached = None
+
+    def __reduce__(self) -> tuple:
+        # copy.deepcopy (as for an EMA of the model) and pickle leave the constants out.
+        return ConstantsCache, ()
 
 
-class _CachedBias:
-    """A position bias, and the windows and weights that it was computed from."""
+class _Cached:
+    """Constants, and the windows and weights that they were computed from."""
 
-    def __init__(self, cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair):
+    def __init__(
+        self,
+        weights: list[nn.Parameter],
+        window: Pair,
+        pretrained_window: Pair,
+        constants: list[AttentionConstants],
+    ):
         self.windows = window, pretrained_window
-        self.weights = [p.detach().clone() for p in cpb_mlp.parameters()]
-        self.bias = position_bias(cpb_mlp, window, pretrained_window)
+        self.constants = constants
+        self.parameters = weights
+        # An alias keeps the memory from being given to another tensor.
+        self.weights = [p.detach().clone() if _cheap_to_compare(p) else p.detach() for p in weights]
+        self.versions = [p._version for p in weights]
 
-    def is_current(self, cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> bool:
-        # The values are compared, because version counters miss writes through `param.data`, by
-        # which mmengine's EMAHook swaps weights.
-        return self.windows == (window, pretrained_window) and all(
-            old.device == new.device and old.dtype == new.dtype and torch.equal(old, new)
-            for old, new in zip(self.weights, cpb_mlp.parameters(), strict=True)
-        )
+    def is_current(
+        self, weights: list[nn.Parameter], window: Pair, pretrained_window: Pair
+    ) -> bool:
+        olds = zip(weights, self.parameters, self.weights, self.versions, strict=True)
+        return self.windows == (window, pretrained_window) and all(_is_same(*old) for old in olds)
+
+
+def _cheap_to_compare(parameter: Tensor) -> bool:
+    return parameter.device.type == 'cpu'
+
+
+def _is_same(new: Tensor, parameter: Tensor, weights: Tensor, version: int) -> bool:
+    """Whether a parameter has the values that it had."""
+    if new.device != weights.device or new.dtype != weights.dtype:
+        return False
+    if _cheap_to_compare(new):
+        # Version counters miss writes through `param.data`, by which mmengine's EMAHook swaps
+        # weights.
+        return torch.equal(new, weights)
+    same_memory = new.data_ptr() == weights.data_ptr()
+    return new is parameter and same_memory and new._version == version

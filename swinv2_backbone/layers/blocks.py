@@ -5,14 +5,14 @@ Parameters are named as in the official repository.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import WindowAttention
+from .attention import AttentionConstants, ConstantsCache, WindowAttention
 from .fused_attention import use_fused_attention
 from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import Pair, WindowGrid
@@ -25,15 +25,22 @@ class DropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, ...) -> (B, ...)``; the identity in eval mode."""
+    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        """``(B, ...) -> (B, ...)``; the identity in eval mode.
+
+        Args:
+            draws: ``(B,)``, uniform in [0, 1): one per sample, dropped from `1 - drop_prob` on.
+                None: drawn here.
+        """
         if self.drop_prob == 0.0 or not self.training:
             return x
         keep = 1.0 - self.drop_prob
         if keep == 0.0:
             return x * 0  # Not zeros_like: distributed training requires gradients, even of 0.
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype).div_(keep)
+        if draws is None:
+            draws = torch.rand(len(x), device=x.device)
+        factor = (draws < keep).to(x.dtype).div_(keep)
+        return x * factor.view(-1, *[1] * (x.ndim - 1))
 
     def extra_repr(self) -> str:
         return f'drop_prob={self.drop_prob:.3f}'
@@ -133,19 +140,34 @@ class SwinTransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: WindowGrid, pretrained_window: Pair) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``; arguments as of :meth:`WindowAttention.forward`."""
-        attended = self.attn(x, grid, pretrained_window)
+    def forward(
+        self,
+        x: Tensor,
+        grid: WindowGrid,
+        constants: AttentionConstants,
+        draws: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``.
+
+        Args:
+            x: The maps.
+            grid: Their partition into windows.
+            constants: Of the attention and the grid's window.
+            draws: For each of the two branches, the draws of :class:`DropPath`.
+        """
+        attended = self.attn(x, grid, constants)
         if not self._use_chunks(x):
-            return self._add_branches(x, attended)
+            return self._add_branches(x, attended, *(draws or (None, None)))
         chunks = zip(*(y.flatten(0, 2).split(TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
         return torch.cat([self._add_branches(*chunk) for chunk in chunks]).view_as(x)
 
-    def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _add_branches(
+        self, x: Tensor, attended: Tensor, first: Tensor | None = None, second: Tensor | None = None
+    ) -> Tensor:
         # Drop path comes after the norm. Before it, a dropped branch would still add the norm's
         # bias, and the norm would undo the factor 1 / keep of a kept one.
-        x = x + self.drop_path(self.norm1(attended))
-        return x + self.drop_path(self.norm2(self.mlp(x)))
+        x = x + self.drop_path(self.norm1(attended), first)
+        return x + self.drop_path(self.norm2(self.mlp(x)), second)
 
     def _use_chunks(self, x: Tensor) -> bool:
         """Whether to compute the tokens in chunks after the attention, where each is independent.
@@ -199,9 +221,33 @@ class SwinTransformerStage(nn.Module):
             for i in range(depth)
         )
         self.downsample = PatchMerging(dim) if downsample else None
+        self._constants = ConstantsCache()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``: the blocks, without the patch merging.
+    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        """The blocks, without the patch merging: ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Args:
+            x: The maps.
+            draws: ``(blocks, 2, B)``, for each block and branch the draws of :class:`DropPath`.
+                None: drawn there.
+
+        Raises:
+            RuntimeError: If `pretrained_window` was never set.
+        """
+        size = (x.shape[1], x.shape[2])
+        grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
+        constants = self.attention_constants(grids[0].window)
+        for i, block in enumerate(self.blocks):
+            by_branch = None if draws is None else (draws[i, 0], draws[i, 1])
+            inputs = x, grids[i % 2], constants[i], by_branch
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        return x
+
+    def attention_constants(self, window: Pair) -> list[AttentionConstants]:
+        """The constants of each block's attention at a window in tokens; see ConstantsCache.
 
         Raises:
             RuntimeError: If `pretrained_window` was never set.
@@ -211,15 +257,16 @@ class SwinTransformerStage(nn.Module):
                 "pretrained_window_sizes='auto': no checkpoint was loaded to read it from; call "
                 'init_weights(), load a state dict of this backbone, or set it'
             )
-        size = (x.shape[1], x.shape[2])
-        grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
-        for i, block in enumerate(self.blocks):
-            inputs = x, grids[i % 2], self.pretrained_window
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                x = block(*inputs)
-        return x
+        attentions = [cast(SwinTransformerBlock, block).attn for block in self.blocks]
+        return self._constants.get(attentions, window, self.pretrained_window)
+
+    def clear_caches(self) -> None:
+        """Forget what was computed from the weights; see :class:`ConstantsCache`."""
+        self._constants.clear()
+
+    def train(self, mode: bool = True) -> 'SwinTransformerStage':
+        self.clear_caches()
+        return super().train(mode)
 
 
 def build_stages(

@@ -1,7 +1,10 @@
 """Caches of tensors, and when they must not be used."""
 
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,23 +35,53 @@ def caches_allowed() -> bool:
     )
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured on the current stream."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+# Read by CUDA graphs, at addresses that the graphs hold: they must never be freed.
+_captured: list = []
+
+
+def keep_for_graph(cached: Any) -> None:
+    """Keep a cached result until the process ends if a CUDA graph is being captured."""
+    if capturing() and not any(cached is kept for kept in _captured):
+        _captured.append(cached)
+
+
 def cache_tensors(maxsize: int) -> Callable:
     """Cache the last `maxsize` results of a function of hashable arguments that returns tensors.
 
-    It is functools.lru_cache, which is safe with threads, where :func:`caches_allowed` allows it.
+    The cache is safe with threads and with CUDA graphs: what a captured graph reads is not freed,
+    and what is made during a capture, in the memory of that graph, is not cached.
     """
 
     def decorate(function: Callable) -> Callable:
-        @lru_cache(maxsize)
-        def compute(*args):
-            # The result outlives this call: a tensor made in inference mode could not take part
-            # in a later training step.
-            with torch.inference_mode(False):
-                return function(*args)
+        results: OrderedDict = OrderedDict()
+        lock = Lock()
 
         @wraps(function)
         def cached(*args):
-            return compute(*args) if caches_allowed() else function(*args)
+            if not caches_allowed():
+                return function(*args)
+            with lock:
+                result = results.get(args)
+                if result is not None:
+                    results.move_to_end(args)
+            if result is not None:
+                keep_for_graph(result)
+                return result
+            # The result outlives this call: a tensor made in inference mode could not take part
+            # in a later training step.
+            with torch.inference_mode(False):
+                result = function(*args)
+            if not capturing():
+                with lock:
+                    results[args] = result
+                    if len(results) > maxsize:
+                        results.popitem(last=False)
+            return result
 
         return cached
 

@@ -6,6 +6,8 @@ The bias is a function of the offset between query and key, in units of the pret
 one that the bias was trained with). With that unit, the same weights are valid at every window.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from .windows import Pair
 
 CPB_HIDDEN = 512
 LARGEST_BIAS = 16.0
+# Windows shrink to small maps, so that a network meets several.
+_CACHED_WINDOWS = 32
 
 
 def relative_coords(
@@ -56,6 +60,13 @@ def relative_coords(
     return scaled.sign() * torch.log2(1 + scaled.abs()) / 3  # 3 = log2(8)
 
 
+@cache_tensors(_CACHED_WINDOWS)
+def _coords(
+    window: Pair, pretrained_window: Pair, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    return relative_coords(window, pretrained_window, device, dtype).flatten(0, 1)
+
+
 def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
     """Relative position index: the entry of :func:`relative_coords` for each query and key.
 
@@ -70,14 +81,7 @@ def relative_index(window: Pair, device: torch.device | None = None) -> Tensor:
     return d_row * (2 * window[1] - 1) + d_col
 
 
-@cache_tensors(32)
-def _coords_and_index(
-    window: Pair, pretrained_window: Pair, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    return (
-        relative_coords(window, pretrained_window, device, dtype),
-        relative_index(window, device),
-    )
+_index = cache_tensors(_CACHED_WINDOWS)(relative_index)
 
 
 def make_cpb_mlp(num_heads: int) -> nn.Sequential:
@@ -89,24 +93,50 @@ def make_cpb_mlp(num_heads: int) -> nn.Sequential:
     )
 
 
-def position_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
-    """Position bias of a window: the CPB network at all of its offsets.
+def position_bias_tables(
+    cpb_mlps: Sequence[nn.Module], window: Pair, pretrained_window: Pair
+) -> Tensor:
+    """Position biases of a window, one per offset: CPB networks at all of its offsets.
 
-    It is computed in at least float32, also under autocast and for a network in half precision, in
-    which neighboring offsets of a large window would have equal coordinates.
+    The networks, of equal shapes, are computed together: one by one, each would be a handful of
+    products too small for a GPU.
+
+    They are computed in at least float32, also under autocast and for networks in half precision,
+    in which neighboring offsets of a large window would have equal coordinates.
 
     Args:
-        cpb_mlp: The network of :func:`make_cpb_mlp`.
+        cpb_mlps: n networks of :func:`make_cpb_mlp`.
         window: Current window in tokens.
-        pretrained_window: Window in tokens at which the network was trained.
+        pretrained_window: Window in tokens at which the networks were trained.
 
     Returns:
-        ``(nH, N, N)``, [head, query, key], each value in (0, 16).
+        ``(n, nH, (2 Wh - 1) * (2 Ww - 1))``, each value in (0, 16); offsets in the order of
+        :func:`relative_coords`.
     """
-    w1, b1, w2 = (at_least_float32(p) for p in cpb_mlp.parameters())
-    coords, index = _coords_and_index(window, pretrained_window, w1.device, w1.dtype)
-    with without_autocast(w1):
-        table = F.linear(F.relu(F.linear(coords.flatten(0, 1), w1, b1)), w2)
-        table = (LARGEST_BIAS * torch.sigmoid(table)).t()
-        # Indexing with `[:, index]` takes twice as long, its gradient four times.
-        return table.index_select(1, index.flatten()).unflatten(1, index.shape)
+    parameters = zip(*(mlp.parameters() for mlp in cpb_mlps), strict=True)
+    with without_autocast(next(cpb_mlps[0].parameters())):
+        w1, b1, w2 = (at_least_float32(torch.stack(each)) for each in parameters)
+        coords = _coords(window, pretrained_window, w1.device, w1.dtype)
+        # Offsets come last: the table is read by offset, head by head.
+        hidden = torch.baddbmm(b1[:, :, None], w1, coords.t().expand(len(w1), -1, -1))
+        return LARGEST_BIAS * torch.sigmoid(torch.bmm(w2, F.relu(hidden)))
+
+
+def expand_table(table: Tensor, window: Pair) -> Tensor:
+    """From one bias per offset to one per query and key.
+
+    Args:
+        table: ``(..., (2 Wh - 1) * (2 Ww - 1))``.
+        window: Window in tokens.
+
+    Returns:
+        ``(..., N, N)``, [query, key].
+    """
+    index = _index(window, table.device)
+    # Indexing with `[..., index]` takes twice as long, its gradient four times.
+    return table.index_select(-1, index.flatten()).unflatten(-1, index.shape)
+
+
+def position_bias(cpb_mlp: nn.Module, window: Pair, pretrained_window: Pair) -> Tensor:
+    """Position bias of one network: ``(nH, N, N)``; see :func:`position_bias_tables`."""
+    return expand_table(position_bias_tables([cpb_mlp], window, pretrained_window)[0], window)

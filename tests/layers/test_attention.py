@@ -2,11 +2,19 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
 
-from swinv2_backbone.layers.attention import WindowAttention, logit_factor
+from swinv2_backbone.layers import attention as attention_module
+from swinv2_backbone.layers.attention import (
+    ConstantsCache,
+    WindowAttention,
+    attention_constants,
+    logit_factor,
+)
+from swinv2_backbone.layers.position_bias import position_bias
 from swinv2_backbone.layers.windows import WindowGrid
 from tests.helpers.models import randomize_parameters
 from tests.helpers.tolerance import assert_equal_to_rounding
@@ -17,6 +25,10 @@ WINDOW = (4, 4)
 @pytest.fixture
 def attention():
     return randomize_parameters(WindowAttention(16, 4)).eval()
+
+
+def constants_of(attention):
+    return attention_constants([attention], WINDOW, (8, 8))[0]
 
 
 def test_scale_is_clamped_at_100():
@@ -47,8 +59,9 @@ def test_logits_stay_in_float32_under_autocast(attention, dtype, monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, 'softmax', lambda x, dim: seen.append(x.dtype) or softmax(x, dim)
     )
+    grid, constants = WindowGrid.for_map((4, 4), WINDOW, False), constants_of(attention)
     with torch.autocast('cpu', dtype):
-        attention(torch.randn(2, 4, 4, 16), WindowGrid.for_map((4, 4), WINDOW, False), (8, 8))
+        attention(torch.randn(2, 4, 4, 16), grid, constants)
     assert seen == [torch.float32]
 
 
@@ -67,37 +80,90 @@ CHANGES = {
 }
 
 
+def get(cache, *attentions, window=WINDOW, pretrained_window=(8, 8)):
+    return cache.get(attentions, window, pretrained_window)
+
+
+def values(constants):
+    return [tensor for each in constants for tensor in each]
+
+
 @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
-def test_cached_bias_is_never_stale(attention, change):
+def test_cached_constants_are_never_stale(attention, change):
+    cache = ConstantsCache()
     with torch.no_grad():
-        first = attention.bias(WINDOW, (8, 8))
-        assert attention.bias(WINDOW, (8, 8)) is first
+        first = get(cache, attention)
+        assert get(cache, attention) is first
         change(attention, attention.cpb_mlp[2].weight.detach() + 0.1)
-        second = attention.bias(WINDOW, (8, 8))
-        fresh = copy.deepcopy(attention).bias(WINDOW, (8, 8))
+        second = get(cache, attention)
+        fresh = get(ConstantsCache(), attention)
     assert second is not first
     # The same kernels on the same values.
-    assert torch.equal(second, fresh)
-    assert not torch.equal(second, first.to(second.dtype))
+    assert all(map(torch.equal, values(second), values(fresh)))
+    assert not torch.equal(second[0].bias, first[0].bias.to(second[0].bias.dtype))
 
 
-def test_cached_bias_follows_the_window(attention):
+@pytest.mark.parametrize('name', ['q_bias', 'v_bias', 'logit_scale', 'cpb_mlp.0.bias'])
+@pytest.mark.parametrize('by_value', [True, False], ids=['by value', 'by version'])
+def test_cached_constants_follow_every_parameter(monkeypatch, attention, name, by_value):
+    monkeypatch.setattr(attention_module, '_cheap_to_compare', lambda _: by_value)
+    cache, other = ConstantsCache(), copy.deepcopy(attention)
     with torch.no_grad():
-        assert attention.bias(WINDOW, (8, 8)).shape == (4, 16, 16)
-        assert attention.bias((2, 4), (8, 8)).shape == (4, 8, 8)
-        at_16 = attention.bias(WINDOW, (16, 16))
-        assert not torch.allclose(attention.bias(WINDOW, (8, 8)), at_16)
+        first = get(cache, other, attention)
+        attention.get_parameter(name).add_(0.25)
+        second = get(cache, other, attention)
+    assert all(map(torch.equal, first[0], second[0]))
+    assert not all(map(torch.equal, first[1], second[1]))
 
 
-def test_bias_has_a_gradient_whenever_gradients_are_on(attention):
+@pytest.mark.parametrize('change', list(CHANGES.values())[:1] + list(CHANGES.values())[2:-1])
+def test_versions_tell_of_all_changes_but_writes_through_data(monkeypatch, attention, change):
+    """As on a GPU, where comparing values would make the host wait."""
+    monkeypatch.setattr(attention_module, '_cheap_to_compare', lambda _: False)
+    cache = ConstantsCache()
     with torch.no_grad():
-        attention.bias(WINDOW, (8, 8))
+        first = get(cache, attention)
+        assert get(cache, attention) is first
+        change(attention, attention.cpb_mlp[2].weight.detach() + 0.1)
+        assert not torch.equal(get(cache, attention)[0].bias, first[0].bias)
+        attention.cpb_mlp[2].weight.data.copy_(attention.cpb_mlp[2].weight - 0.1)
+        cache.clear()
+        torch.testing.assert_close(get(cache, attention)[0].bias, first[0].bias)
+
+
+def test_constants_of_several_attentions_equal_those_of_each(attention):
+    attentions = [attention, randomize_parameters(WindowAttention(16, 4), seed=1)]
+    attentions = [each.double() for each in attentions]
+    together = attention_constants(attentions, WINDOW, (8, 8))
+    alone = [attention_constants([each], WINDOW, (8, 8))[0] for each in attentions]
+    assert_equal_to_rounding(values(together), values(alone))
+    bias = position_bias(attention.cpb_mlp, WINDOW, (8, 8))
+    assert_equal_to_rounding(together[0].bias, bias)
+
+
+def test_cached_constants_follow_the_window(attention):
+    cache = ConstantsCache()
+    with torch.no_grad():
+        at_8 = get(cache, attention)[0].bias
+        assert at_8.shape == (4, 16, 16)
+        assert get(cache, attention, window=(2, 4))[0].bias.shape == (4, 8, 8)
+        at_16 = get(cache, attention, pretrained_window=(16, 16))[0].bias
+    assert not torch.allclose(at_8, at_16)
+
+
+def test_constants_have_a_gradient_whenever_gradients_are_on(attention):
+    cache = ConstantsCache()
+    with torch.no_grad():
+        get(cache, attention)
     for mode in (True, False):
-        assert attention.train(mode).bias(WINDOW, (8, 8)).requires_grad
+        attention.train(mode)
+        assert all(tensor.requires_grad for tensor in values(get(cache, attention)))
 
 
-def test_cache_is_not_copied(attention):
+def test_the_cache_is_not_copied(attention):
+    cache = ConstantsCache()
     with torch.no_grad():
-        attention.bias(WINDOW, (8, 8))
-    assert copy.deepcopy(attention)._cached_bias is None
-    assert attention._cached_bias is not None
+        first = get(cache, attention)
+        assert get(copy.deepcopy(cache), attention) is not first
+        assert get(pickle.loads(pickle.dumps(cache)), attention) is not first
+        assert get(cache, attention) is first

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from swinv2_backbone.layers.attention import attention_constants
 from swinv2_backbone.layers.blocks import (
     DropPath,
     Mlp,
@@ -36,7 +37,8 @@ def test_block_with_all_paths_dropped_is_the_identity():
     block = randomize_parameters(SwinTransformerBlock(8, 2, drop_path=1.0)).train()
     x = torch.randn(2, 5, 7, 8)
     grid = WindowGrid.for_map((5, 7), (4, 4), shifted=True)
-    assert torch.equal(block(x, grid, (4, 4)), x)
+    [constants] = attention_constants([block.attn], (4, 4), (4, 4))
+    assert torch.equal(block(x, grid, constants), x)
 
 
 def test_patch_embed_pads_below_and_right_with_zeros():

@@ -117,8 +117,8 @@ def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
     model = randomize_parameters(
         SwinTransformerV2(SMALL_ARCH, window_size=16, drop_path_rate=0.0)
     ).train()
-    image = torch.randn(1, 3, 256, 256)
-    logits = 64 * 64 * 256  # stage 0: one head, 4096 queries, 256 keys each
+    image = torch.randn(1, 3, 384, 384)
+    logits = 96 * 96 * 256  # stage 0: one head, 9216 queries, 256 keys each
     largest = {}
     for name in ('reference', 'fused'):
         monkeypatch.setenv('SWINV2_ATTENTION', name)

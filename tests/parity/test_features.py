@@ -122,7 +122,7 @@ class DropFirstKeepSecond(nn.Module):
 
     keep = 0.7
 
-    def forward(self, x):
+    def forward(self, x, draws=None):
         return x * x.new_tensor([0.0, 1 / self.keep]).view(2, *[1] * (x.ndim - 1))
 
 

@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints import CheckpointError
 from swinv2_backbone.layers import attention, windows
-from swinv2_backbone.layers.attention import WindowAttention
+from swinv2_backbone.layers.attention import WindowAttention, attention_constants
 from swinv2_backbone.layers.blocks import SwinTransformerBlock
 from swinv2_backbone.layers.position_bias import make_cpb_mlp, position_bias, relative_coords
 from swinv2_backbone.layers.reference_attention import cosine_attention
@@ -47,11 +47,12 @@ def test_drop_path_follows_the_post_norm():
     block = randomize_parameters(SwinTransformerBlock(16, 2, drop_path=0.5)).double()
     grid = WindowGrid.for_map((8, 8), (8, 8), shifted=False)
     x = torch.randn(64, 8, 8, 16).double()
-    attended = block.norm1(block.attn(x, grid, (8, 8)))
+    [constants] = attention_constants([block.attn], (8, 8), (8, 8))
+    attended = block.norm1(block.attn(x, grid, constants))
     block.mlp.fc2.weight.data.zero_()
     block.mlp.fc2.bias.data.zero_()
     block.norm2.bias.data.zero_()  # Now the second branch is 0.
-    change = block.train()(x, grid, (8, 8)) - x
+    change = block.train()(x, grid, constants) - x
     dropped = (change == 0).flatten(1).all(1)
     assert 0 < dropped.sum() < 64, 'a dropped branch leaves exactly nothing'
     assert_equal_to_rounding(change[~dropped], 2 * attended[~dropped])
@@ -180,7 +181,9 @@ def test_position_bias_is_computed_once_in_inference(small, monkeypatch):
     with torch.no_grad():
         model(image)
         monkeypatch.setattr(
-            attention, 'position_bias', lambda *_: pytest.fail('a position bias was computed again')
+            attention,
+            'position_bias_tables',
+            lambda *_: pytest.fail('a position bias was computed again'),
         )
         assert len(model(image)) == 4
 
@@ -248,7 +251,9 @@ def test_window_of_one_token_is_finite():
     for window, pretrained in (((1, 1), (1, 1)), ((5, 5), (1, 1)), ((1, 7), (1, 8))):
         assert relative_coords(window, pretrained).isfinite().all()
     grid = WindowGrid.for_map((1, 1), (1, 1), shifted=False)
-    out = WindowAttention(8, 2)(torch.randn(3, 1, 1, 8), grid, (1, 1))
+    attention = WindowAttention(8, 2)
+    [constants] = attention_constants([attention], (1, 1), (1, 1))
+    out = attention(torch.randn(3, 1, 1, 8), grid, constants)
     assert out.isfinite().all()
 
 

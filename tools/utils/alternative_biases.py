@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers.attention import WindowAttention
+from swinv2_backbone.layers.attention import AttentionConstants
+from swinv2_backbone.layers.blocks import SwinTransformerStage
 from swinv2_backbone.layers.position_bias import (
     CPB_HIDDEN,
     LARGEST_BIAS,
-    position_bias,
-    relative_index,
+    expand_table,
+    position_bias_tables,
 )
 from swinv2_backbone.layers.windows import Pair
 
@@ -28,17 +29,8 @@ Bias = Callable[[nn.Sequential, Pair, Pair], Tensor]
 
 def bias_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
     """The bias of the checkpoint for each offset: ``(nH, 2 Wh - 1, 2 Ww - 1)``."""
-    bias = position_bias(cpb_mlp, window, pretrained_window)
-    sides = (2 * window[0] - 1, 2 * window[1] - 1)
-    table = bias.new_empty(len(bias), sides[0] * sides[1])
-    table[:, relative_index(window, bias.device).flatten()] = bias.flatten(1)
-    return table.unflatten(1, sides)
-
-
-def _expand(table: Tensor, window: Pair) -> Tensor:
-    """From one bias per offset to one per query and key: ``(nH, N, N)``."""
-    index = relative_index(window, table.device)
-    return table.flatten(1)[:, index.flatten()].unflatten(1, index.shape)
+    [table] = position_bias_tables([cpb_mlp], window, pretrained_window)
+    return table.unflatten(1, (2 * window[0] - 1, 2 * window[1] - 1))
 
 
 def interpolated_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
@@ -48,7 +40,7 @@ def interpolated_table(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: 
     """
     table = bias_table(cpb_mlp, pretrained_window, pretrained_window)
     sides = (2 * window[0] - 1, 2 * window[1] - 1)
-    return _expand(F.interpolate(table[None], sides, mode='bicubic')[0], window)
+    return expand_table(F.interpolate(table[None], sides, mode='bicubic')[0].flatten(1), window)
 
 
 def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -> Tensor:
@@ -62,8 +54,7 @@ def linear_bias(cpb_mlp: nn.Sequential, window: Pair, pretrained_window: Pair) -
     hidden = _hidden_layer(pretrained_window, pretrained_window)
     last = torch.linalg.lstsq(hidden, logits, driver='gelsd').solution
     solved = LARGEST_BIAS * torch.sigmoid(_hidden_layer(window, pretrained_window) @ last)
-    sides = (2 * window[0] - 1, 2 * window[1] - 1)
-    return _expand(solved.t().unflatten(1, sides).to(table.device, torch.float32), window)
+    return expand_table(solved.t().to(table.device, torch.float32), window)
 
 
 @cache
@@ -86,12 +77,22 @@ def _hidden_layer(window: Pair, pretrained_window: Pair) -> Tensor:
 @contextmanager
 def replaced_bias(model: SwinTransformerV2, bias: Bias) -> Iterator[None]:
     """Make all attention layers of a model use another bias inside a ``with`` block."""
-    attentions = [module for module in model.modules() if isinstance(module, WindowAttention)]
-    for attention in attentions:
+    stages = [module for module in model.modules() if isinstance(module, SwinTransformerStage)]
+    for stage in stages:
         # The bias of each window is computed once.
-        attention.bias = cache(torch.no_grad()(partial(bias, attention.cpb_mlp)))
+        stage.attention_constants = cache(torch.no_grad()(partial(_replace_bias, stage, bias)))
     try:
         yield
     finally:
-        for attention in attentions:
-            del attention.bias
+        for stage in stages:
+            del stage.attention_constants
+
+
+def _replace_bias(
+    stage: SwinTransformerStage, bias: Bias, window: Pair
+) -> list[AttentionConstants]:
+    original = SwinTransformerStage.attention_constants(stage, window)
+    return [
+        constants._replace(bias=bias(block.attn.cpb_mlp, window, stage.pretrained_window))
+        for constants, block in zip(original, stage.blocks, strict=True)
+    ]
