@@ -160,8 +160,8 @@ class SwinTransformerV2(BaseModule):
             x: Floating point ``(B, in_channels, H, W)``, any H, W >= 1.
 
         Returns:
-            One contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` per entry of `out_indices`,
-            with C_i and s_i from ``out_channels`` and ``out_strides``.
+            One ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` per entry of `out_indices`, with C_i and
+            s_i from ``out_channels`` and ``out_strides``; contiguous, or channels_last if x is.
 
         Raises:
             TypeError: If x is not a floating-point tensor.
@@ -169,14 +169,16 @@ class SwinTransformerV2(BaseModule):
             RuntimeError: If ``pretrained_window_sizes='auto'`` and no checkpoint was loaded.
         """
         arguments.check_images(x, self.in_channels)
+        # (A single channel is both.)
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         x = self.pos_drop(self.patch_embed(x))
         draws = self._draw_paths(x)
         outputs = []
         for i, stage in enumerate(self.layers):
             x = stage(x, draws and draws[i])
             if i in self.out_indices:
-                normed = getattr(self, f'norm{i}')(x)
-                outputs.append(normed.permute(0, 3, 1, 2).contiguous())
+                normed = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
+                outputs.append(normed if channels_last else normed.contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outputs)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES
 from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_equal_to_rounding
 
 ALL_STAGES = (0, 1, 2, 3)
 
@@ -143,6 +145,35 @@ def test_inference_mode_does_not_prevent_training(small):
     with torch.no_grad():
         for before, after in zip(expected, model(x), strict=True):
             assert torch.equal(before, after)
+
+
+class Copies(TorchDispatchMode):
+    """Records the shapes of all tensors that are copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_):
+            self.shapes.append(tuple(args[0].shape))
+        return out
+
+
+def test_channels_last_images_give_channels_last_maps_without_a_copy(small):
+    model, image = small().double(), torch.randn(2, 3, 64, 96).double()
+    with torch.no_grad():
+        expected = model(image)
+        with Copies() as copies:
+            maps = model(image.to(memory_format=torch.channels_last))
+        with Copies() as copies_when_contiguous:
+            assert all(out.is_contiguous() for out in model(image))
+    assert_equal_to_rounding(maps, expected)
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in maps)
+    # What is left is the cut of the patch mergings, (B, H/2, W/2, column, row, C).
+    assert [len(shape) for shape in copies.shapes] == 3 * [6]
+    assert len(copies_when_contiguous.shapes) > len(copies.shapes)
 
 
 # --- freezing and modes ---------------------------------------------------------------------------
