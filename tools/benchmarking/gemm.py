@@ -105,6 +105,7 @@ _PRODUCTS = {
     aten.addmm.default: lambda c, a, b, **_: [
         Product(Operand.like(a), Operand.like(b), c.ndim == 1)
     ],
+    aten.baddbmm.default: lambda c, a, b, **_: _product(a, b),
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
 }
