@@ -21,6 +21,10 @@ def allow_mmengine_checkpoints() -> None:
     its HistoryBuffer objects. The loader stays safe: added are HistoryBuffer, numpy's arrays and
     scalars, and a `getattr` that returns the statistics of HistoryBuffer and nothing else.
 
+    The forks (onedl-mmengine 0.10.12) allow any `getattr` while they load, take back what is
+    allowed here when they have loaded, and repeat a refused load unsafely. Their list is emptied;
+    the environment variable makes the second load safe, too.
+
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655
     Remove: when the oldest mmengine supported here adds them itself.
     """
@@ -30,11 +34,17 @@ def allow_mmengine_checkpoints() -> None:
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     torch.serialization.add_safe_globals(_mmengine_globals())
+    from mmengine.runner import checkpoint  # imports OpenCV, which the package alone can do without
+
+    if hasattr(checkpoint, 'get_torch_safe_globals'):
+        checkpoint.get_torch_safe_globals = list
 
 
 def safe_mmengine_globals() -> AbstractContextManager:
     """The same within a ``with`` block, for calls with ``weights_only=True`` of their own."""
-    return torch.serialization.safe_globals(_mmengine_globals())
+    # On exit torch takes back all that the context was given, whoever had allowed it.
+    allowed = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([f for f in _mmengine_globals() if f not in allowed])
 
 
 def _mmengine_globals() -> list:

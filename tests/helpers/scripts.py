@@ -27,7 +27,7 @@ def call(main: Callable[[], None], *args: object) -> None:
     with (
         mock.patch.object(sys, 'argv', argv),
         mock.patch.dict(os.environ),
-        _safe_globals_restored(),
+        safe_globals_restored(),
     ):
         try:
             cli.run(main)
@@ -66,7 +66,7 @@ def succeed(script: str, *args: object, **kwargs) -> str:
 
 
 @contextmanager
-def _safe_globals_restored() -> Iterator[None]:
+def safe_globals_restored() -> Iterator[None]:
     """Undo what compat.allow_mmengine_checkpoints allows torch's loader."""
     before = torch.serialization.get_safe_globals()
     try:
