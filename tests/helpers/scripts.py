@@ -24,13 +24,16 @@ def call(main: Callable[[], None], *args: object) -> None:
         SystemExit: If it ends with an error message.
     """
     argv = [f'{main.__module__}.py', *map(str, args)]
-    with (
-        mock.patch.object(sys, 'argv', argv),
-        mock.patch.dict(os.environ),
-        safe_globals_restored(),
-    ):
+    with mock.patch.object(sys, 'argv', argv), isolated():
+        cli.run(main)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Undo what a run of mmengine changes globally."""
+    with mock.patch.dict(os.environ), safe_globals_restored():
         try:
-            cli.run(main)
+            yield
         finally:
             _forget_instances(ManagerMixin)
 

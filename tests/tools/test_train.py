@@ -134,7 +134,7 @@ MISTAKES = {
         'the config lacks auto_scale_lr',
     ),
     'resuming from weights alone': (
-        ['{segmentation}', '--resume', '{other_classes}'],
+        ['{segmentation}', '--resume', '{weights_alone}'],
         'the checkpoint has weights alone, no state of a training',
     ),
     'load_from that matches nothing': (
@@ -192,7 +192,8 @@ if not torch.cuda.is_available():
 @pytest.mark.parametrize(('args', 'message'), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_end_in_one_line(tasks, tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)  # where data/ is not
-    names = dict(**tasks.configs, weights=tasks.weights, other_classes=tasks.other_classes)
+    alone = tasks.checkpoints['segmentation']
+    names = dict(**tasks.configs, weights=tasks.weights, weights_alone=alone)
     args = [str(arg).format(**names) for arg in args]
     assert message in error_line(capsys, train.main, *args, '--work-dir', tmp_path)
 

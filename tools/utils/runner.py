@@ -19,6 +19,7 @@ from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.utils import cli
 from tools.utils.config_checks import check_override, check_top_level
 from tools.utils.errors import UserError, did_you_mean, first_line
+from tools.utils.resuming import prepare_resume
 
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 
@@ -157,18 +158,15 @@ def _describe(parameters: set[tuple[str, tuple]]) -> str:
 
 
 class SetupHook(Hook):
-    """Checks the checkpoint that is loaded, and marks the end of the set-up."""
+    """Checks and adapts the checkpoint that is loaded, and marks the end of the set-up."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner.cfg.get('resume') and 'message_hub' not in checkpoint:
-            raise UserError(
-                'the checkpoint has weights alone, no state of a training to resume; '
-                'to start from its weights, set load_from'
-            )
         check_checkpoint(checkpoint, runner.model, self.strict)
+        if runner.cfg.get('resume'):
+            prepare_resume(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         cli.running = True

@@ -1,0 +1,311 @@
+"""Resuming: other work dirs are left alone, and what the checkpoint overrules is said."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS, Registry
+from torch import nn
+
+from swinv2_backbone.compat import safe_mmengine_globals
+from tests.helpers.scripts import isolated
+from tools.utils.errors import UserError
+from tools.utils.runner import execute
+
+LENGTH = 4  # batches per epoch
+
+
+class ToyModel(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        output = self.linear(torch.stack(inputs).float())
+        return dict(loss=output.square().mean()) if mode == 'loss' else [output]
+
+
+class ToyData(torch.utils.data.Dataset):
+    def __len__(self):
+        return LENGTH
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.ones(1))
+
+
+class ToyMetric(BaseMetric):
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.value = value
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(acc=self.value)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    for registry, cls in ((MODELS, ToyModel), (DATASETS, ToyData), (METRICS, ToyMetric)):
+        assert isinstance(registry, Registry)
+        monkeypatch.setitem(registry.module_dict, cls.__name__, cls)
+
+
+def schedule(end, eta_min=0.0, by_epoch=False, **kwargs):
+    """A warm-up, and a decay to the end."""
+    return [
+        dict(type='LinearLR', start_factor=0.5, by_epoch=False, begin=0, end=2),
+        dict(type='PolyLR', by_epoch=by_epoch, begin=0, end=end, eta_min=eta_min, **kwargs),
+    ]
+
+
+def config(work_dir, by_epoch=False, until=8, score=0.5, **kwargs):
+    """A training of a toy for some iterations or epochs, which saves at each second."""
+    loader = dict(
+        dataset=dict(type='ToyData'),
+        sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
+        batch_size=1,
+        num_workers=0,
+    )
+    loops = (
+        dict(type='EpochBasedTrainLoop', max_epochs=until, val_interval=until)
+        if by_epoch
+        else dict(type='IterBasedTrainLoop', max_iters=until, val_interval=until)
+    )
+    cfg = dict(
+        model=dict(type='ToyModel'),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        val_dataloader={**loader, 'sampler': dict(type='DefaultSampler', shuffle=False)},
+        train_cfg=loops,
+        val_cfg=dict(),
+        val_evaluator=dict(type='ToyMetric', value=score),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01)),
+        param_scheduler=schedule(until),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook',
+                by_epoch=by_epoch,
+                interval=2,
+                max_keep_ckpts=2,
+                save_best='acc',
+            )
+        ),
+        launcher='none',
+        default_scope='mmengine',
+    )
+    return Config({**cfg, **kwargs})
+
+
+def run(cfg, resume=None):
+    """Train; returns the text of the log."""
+    if resume is not None:
+        cfg.resume, cfg.load_from = True, str(resume)
+    with isolated():
+        execute(cfg, lambda runner: runner.train(), strict=True)
+    return max(Path(cfg.work_dir).glob('*/*.log'), key=os.path.getmtime).read_text()
+
+
+def read(path):
+    with safe_mmengine_globals():
+        return torch.load(path, weights_only=True)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob('*.pth')}
+
+
+@pytest.fixture(scope='module')
+def _finished(tmp_path_factory):
+    return tmp_path_factory.mktemp('finished') / 'work'
+
+
+@pytest.fixture
+def finished(_finished):
+    """The work dir of a training of 8 iterations: iter_6, iter_8 and the best, at 8."""
+    if not _finished.exists():
+        run(config(_finished))
+    assert sorted(contents(_finished)) == ['best_acc_iter_8.pth', 'iter_6.pth', 'iter_8.pth']
+    return _finished
+
+
+def test_resuming_in_another_work_dir_leaves_the_first_alone(finished, tmp_path):
+    """mmengine deletes the best checkpoint that the resumed state names, wherever it is."""
+    before = contents(finished)
+    (tmp_path / 'iter_6.pth').write_bytes(b'of another run')
+    log = run(config(tmp_path, until=10, score=0.9), finished / 'iter_8.pth')
+    assert contents(finished) == before
+    assert 'The best checkpoint with 0.9000 acc' in log
+    assert set(contents(tmp_path)) == {'best_acc_iter_10.pth', 'iter_10.pth', 'iter_6.pth'}
+    assert f'the best so far, {finished}/best_acc_iter_8.pth with 0.5, stays there' in log
+
+
+def test_a_best_checkpoint_elsewhere_is_beaten_or_stays_the_best(finished, tmp_path):
+    run(config(tmp_path, until=10, score=0.3), finished / 'iter_8.pth')
+    assert set(contents(tmp_path)) == {'iter_10.pth'}
+
+
+def test_a_moved_work_dir_goes_on(finished, tmp_path):
+    """The best checkpoint is the one that was moved along, not that at the old place."""
+    before = contents(finished)
+    shutil.copytree(finished, tmp_path / 'moved')
+    run(config(tmp_path / 'moved', until=10, score=0.9), tmp_path / 'moved' / 'iter_8.pth')
+    assert contents(finished) == before
+    assert set(contents(tmp_path / 'moved')) == {
+        'best_acc_iter_10.pth',
+        'iter_10.pth',
+        'iter_8.pth',
+    }
+
+
+def test_the_folder_of_out_dir_is_this_runs_own(tmp_path):
+    hooks = config(tmp_path).default_hooks
+    hooks.checkpoint.out_dir = str(tmp_path / 'saved')
+    run(config(tmp_path / 'work', default_hooks=hooks))
+    own = tmp_path / 'saved' / 'work'
+    cfg = config(tmp_path / 'work', default_hooks=hooks, until=10, score=0.9)
+    run(cfg, own / 'iter_8.pth')
+    assert set(contents(own)) == {'best_acc_iter_10.pth', 'iter_10.pth', 'iter_8.pth'}
+
+
+def test_what_the_checkpoint_overrules_is_said(finished, tmp_path):
+    optimizer = dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=0.02)
+    cfg = config(
+        tmp_path, optim_wrapper=dict(optimizer=optimizer), param_scheduler=schedule(8, eta_min=0.01)
+    )
+    log = run(cfg, finished / 'iter_6.pth')
+    [line] = [line for line in log.splitlines() if 'overrules the config' in line]
+    assert line.endswith(
+        'the checkpoint overrules the config: lr 0.1 (config: 0.2), weight_decay 0.01 '
+        '(config: 0.02), param_scheduler[1].eta_min 0 (config: 0.01); to train with the '
+        "config's, start from the weights: set load_from instead"
+    )
+    there, here = read(finished / 'iter_8.pth'), read(tmp_path / 'iter_8.pth')
+    assert here['optimizer']['param_groups'] == there['optimizer']['param_groups']
+
+
+def test_nothing_is_said_where_nothing_differs(finished, tmp_path):
+    log = run(config(tmp_path), finished / 'iter_6.pth')
+    assert 'overrules the config' not in log
+    assert ' is extended ' not in log
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'convert'),
+    [(False, False), (True, False), (True, True)],
+    ids=['iterations', 'epochs', 'epochs converted to iterations'],
+)
+def test_a_schedule_is_extended_with_the_training(tmp_path, by_epoch, convert):
+    """From there on the learning rate is that of the longer schedule, begun at the first step."""
+
+    def part(name, until, full):
+        kwargs = dict(by_epoch=True, convert_to_iter_based=convert) if by_epoch else {}
+        return config(
+            tmp_path / name,
+            by_epoch=by_epoch,
+            until=until,
+            param_scheduler=schedule(full, eta_min=0.001, **kwargs),
+        )
+
+    name = 'epoch' if by_epoch else 'iter'
+    run(part('whole', 6, 6))
+    run(part('half', 4, 4))
+    log = run(part('rest', 6, 6), tmp_path / 'half' / f'{name}_4.pth')
+    unit = 'epochs' if by_epoch else 'iterations'
+    assert f'the schedule is extended from 4 to 6 {unit}, as in the config' in log
+    assert 'overrules' not in log
+    whole, rest = (read(tmp_path / each / f'{name}_6.pth') for each in ('whole', 'rest'))
+    assert rest['optimizer']['param_groups'] == whole['optimizer']['param_groups']
+    for ours, theirs in zip(rest['param_schedulers'], whole['param_schedulers'], strict=True):
+        assert ours == theirs
+    rates = [
+        read(tmp_path / each / f'{name}_4.pth')['optimizer']['param_groups'][0]['lr']
+        for each in ('whole', 'half')
+    ]
+    assert rates[0] > rates[1], 'else this test would pass without an extension'
+
+
+def test_an_extended_schedule_keeps_the_learning_rate_of_the_checkpoint(tmp_path):
+    run(config(tmp_path / 'half', until=4))
+    cfg = config(tmp_path / 'rest', until=6)
+    cfg.optim_wrapper.optimizer.lr = 0.2
+    log = run(cfg, tmp_path / 'half' / 'iter_4.pth')
+    assert 'overrules the config: lr 0.1 (config: 0.2)' in log
+    assert read(tmp_path / 'rest' / 'iter_6.pth')['param_schedulers'][0]['base_values'] == [0.1]
+
+
+def test_a_schedule_that_ends_before_a_longer_training_is_said(finished, tmp_path):
+    log = run(config(tmp_path, until=10, param_scheduler=schedule(8)), finished / 'iter_8.pth')
+    assert 'the training is extended from 8 to 10 iterations, the schedule is not' in log
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1))),
+            r'optimizer: the checkpoint has dampening, .*momentum.*, the config .*betas',
+        ),
+        (
+            dict(
+                optim_wrapper=dict(
+                    optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01),
+                    paramwise_cfg=dict(bias_decay_mult=0.0, norm_decay_mult=0.0),
+                )
+            ),
+            'optimizer: the checkpoint has 1 parameter groups, the config 3',
+        ),
+        (
+            dict(param_scheduler=schedule(8)[:1]),
+            'param_scheduler: the checkpoint has 2 schedulers, the config 1',
+        ),
+        (
+            dict(
+                param_scheduler=[
+                    schedule(8)[0],
+                    dict(type='MultiStepLR', by_epoch=False, milestones=[7]),
+                ]
+            ),
+            r'param_scheduler\[1\]: the checkpoint has eta_min, .*power.*, the config .*milestones',
+        ),
+    ],
+    ids=['optimizer', 'groups', 'number of schedulers', 'scheduler'],
+)
+def test_a_state_of_another_kind_is_refused(finished, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(config(tmp_path, **changes), finished / 'iter_6.pth')
+
+
+def test_a_best_checkpoint_cannot_be_resumed(finished, tmp_path):
+    """It has no state of the optimizer and the schedule, which mmengine would start anew."""
+    with pytest.raises(UserError, match=r'lacks optimizer, param_schedulers.*set load_from'):
+        run(config(tmp_path, until=10), finished / 'best_acc_iter_8.pth')
+
+
+def test_resuming_runs_no_code_of_the_checkpoint(finished, tmp_path):
+    """mmengine would run the text of a checkpoint's `meta.config`."""
+    state = read(finished / 'iter_6.pth')
+    state['meta']['config'] = f'import os\nos.mkdir({str(tmp_path / "code_has_run")!r})'
+    torch.save(state, tmp_path / 'iter_6.pth')
+    run(config(tmp_path / 'work'), tmp_path / 'iter_6.pth')
+    assert not (tmp_path / 'code_has_run').exists()
+
+
+def test_a_schedule_that_follows_a_metric_is_not_extended(tmp_path):
+    """Its state is what it measured, which steps alone do not give."""
+    plateau = dict(type='ReduceOnPlateauLR', monitor='acc', rule='greater', begin=0)
+
+    def part(until):
+        return config(
+            tmp_path, by_epoch=True, until=until, param_scheduler=[dict(plateau, end=until)]
+        )
+
+    run(part(4))
+    log = run(part(6), tmp_path / 'epoch_4.pth')
+    assert 'the training is extended from 4 to 6 epochs, the schedule is not' in log
