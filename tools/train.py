@@ -13,7 +13,8 @@ from mmengine.runner import Runner
 from tools.utils import cli
 from tools.utils.config_checks import check_data
 from tools.utils.errors import UserError
-from tools.utils.runner import execute, latest_checkpoint, load_config
+from tools.utils.runner import execute, load_config
+from tools.utils.work_dir import latest_checkpoint, only_training
 
 
 def parse_args():
@@ -57,6 +58,8 @@ def apply_options(cfg: Config, args) -> None:
         scale.enable = True
         # mmengine compares it with the batch of one forward, without the accumulated ones.
         scale.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
+    if args.resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        args.resume = 'auto'  # mmengine's own search may find a truncated file, or none.
     if args.resume == 'auto':
         latest = latest_checkpoint(cfg.work_dir)
         cfg.resume = latest is not None
@@ -98,7 +101,8 @@ def main():
         report_batch_size(cfg)
         runner.train()
 
-    execute(cfg, train, strict=bool(cfg.get('resume')))
+    with only_training(cfg.work_dir, cfg.launcher):
+        execute(cfg, train, strict=bool(cfg.get('resume')))
 
 
 if __name__ == '__main__':

@@ -60,6 +60,42 @@ def test_killed_training_resumes(tasks, tmp_path, task):
     assert [stage.pretrained_window for stage in backbone.layers] == [(8, 8)] * 4
 
 
+def test_load_from_beside_init_cfg(tasks, tmp_path):
+    """Both read a file that mmengine saved, the one in the package, the other in mmengine."""
+    arguments = [tasks.configs['segmentation'], '--cfg-options', 'train_cfg.max_iters=2']
+    call(train.main, *arguments, '--work-dir', tmp_path / 'first')
+    saved = tmp_path / 'first' / 'iter_2.pth'
+    arguments += [
+        f'load_from={saved}',
+        'model.backbone.pretrained_window_sizes=auto',
+        'model.backbone.init_cfg._delete_=True',
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={saved}',
+    ]
+    call(train.main, *arguments, '--work-dir', tmp_path / 'second')
+    [log] = (tmp_path / 'second').glob('*/*.log')
+    assert f'Load checkpoint from {saved}' in log.read_text()
+    assert (tmp_path / 'second' / 'iter_2.pth').exists()
+
+
+def test_a_work_dir_in_use_is_refused(tasks, tmp_path, monkeypatch, capsys):
+    def in_use(*args):
+        raise BlockingIOError
+
+    monkeypatch.setattr('fcntl.lockf', in_use)
+    message = error_line(capsys, train.main, tasks.configs['segmentation'], '--work-dir', tmp_path)
+    assert f"'{tmp_path}' is in use by another training" in message
+    assert not list(tmp_path.glob('*.py')), "the other training's config is kept"
+
+
+def test_resume_in_a_config_takes_the_newest(tasks, tmp_path, parsed):
+    cfg = Config.fromfile(tasks.configs['segmentation'])
+    cfg.resume, cfg.work_dir = True, str(tmp_path)
+    torch.save({}, tmp_path / 'iter_3.pth')
+    train.apply_options(cfg, parsed(tasks.configs['segmentation']))
+    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_3.pth'))
+
+
 @pytest.mark.parametrize(
     'task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)]
 )

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tools.utils import cli
 from tools.utils.config_checks import check_override, check_top_level
 from tools.utils.errors import UserError, did_you_mean, first_line
 from tools.utils.resuming import prepare_resume
+from tools.utils.work_dir import AtomicRunner, latest_checkpoint
 
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 
@@ -74,20 +74,6 @@ def _require_toolbox(name: str, path: Path) -> None:
         ) from error
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The newest complete checkpoint of a work dir.
-
-    mmengine's own search trusts the file `last_checkpoint`; after a kill in the middle of a save
-    there may be a later checkpoint than it names, one that is truncated, or nothing in it.
-    """
-    found = [
-        path
-        for path in Path(work_dir).glob('*.pth')
-        if path.name.startswith(('iter_', 'epoch_')) and zipfile.is_zipfile(path)
-    ]
-    return str(max(found, key=lambda path: path.stat().st_mtime)) if found else None
-
-
 def use_checkpoint(cfg: Config, checkpoint: str) -> str:
     """Make the Runner load a checkpoint, and return its path or URL.
 
@@ -106,7 +92,7 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> str:
             f"checkpoint '{checkpoint}' does not exist; tools/train.py writes its own "
             f"to '{cfg.work_dir}'"
         )
-    cfg.load_from = checkpoint
+    cfg.load_from, cfg.resume = checkpoint, False
     return checkpoint
 
 
@@ -191,7 +177,7 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
             f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
             'accelerators alone, and torch finds none here'
         )
-    runner = Runner.from_cfg(cfg)
+    runner = AtomicRunner.from_cfg(cfg)
     # One line for each parameter would bury what matters.
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
     runner.register_hook(SetupHook(strict), priority='LOWEST')

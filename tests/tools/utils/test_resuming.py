@@ -1,115 +1,14 @@
 """Resuming: other work dirs are left alone, and what the checkpoint overrules is said."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS, Registry
-from torch import nn
 
 from swinv2_backbone.compat import safe_mmengine_globals
-from tests.helpers.scripts import isolated
+from tests.helpers.toy_training import config, run, schedule
 from tools.utils.errors import UserError
-from tools.utils.runner import execute
-
-LENGTH = 4  # batches per epoch
-
-
-class ToyModel(BaseModel):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(1, 1)
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        output = self.linear(torch.stack(inputs).float())
-        return dict(loss=output.square().mean()) if mode == 'loss' else [output]
-
-
-class ToyData(torch.utils.data.Dataset):
-    def __len__(self):
-        return LENGTH
-
-    def __getitem__(self, index):
-        return dict(inputs=torch.ones(1))
-
-
-class ToyMetric(BaseMetric):
-    def __init__(self, value: float = 0.0) -> None:
-        super().__init__()
-        self.value = value
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return dict(acc=self.value)
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    for registry, cls in ((MODELS, ToyModel), (DATASETS, ToyData), (METRICS, ToyMetric)):
-        assert isinstance(registry, Registry)
-        monkeypatch.setitem(registry.module_dict, cls.__name__, cls)
-
-
-def schedule(end, eta_min=0.0, by_epoch=False, **kwargs):
-    """A warm-up, and a decay to the end."""
-    return [
-        dict(type='LinearLR', start_factor=0.5, by_epoch=False, begin=0, end=2),
-        dict(type='PolyLR', by_epoch=by_epoch, begin=0, end=end, eta_min=eta_min, **kwargs),
-    ]
-
-
-def config(work_dir, by_epoch=False, until=8, score=0.5, **kwargs):
-    """A training of a toy for some iterations or epochs, which saves at each second."""
-    loader = dict(
-        dataset=dict(type='ToyData'),
-        sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
-        batch_size=1,
-        num_workers=0,
-    )
-    loops = (
-        dict(type='EpochBasedTrainLoop', max_epochs=until, val_interval=until)
-        if by_epoch
-        else dict(type='IterBasedTrainLoop', max_iters=until, val_interval=until)
-    )
-    cfg = dict(
-        model=dict(type='ToyModel'),
-        work_dir=str(work_dir),
-        train_dataloader=loader,
-        val_dataloader={**loader, 'sampler': dict(type='DefaultSampler', shuffle=False)},
-        train_cfg=loops,
-        val_cfg=dict(),
-        val_evaluator=dict(type='ToyMetric', value=score),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01)),
-        param_scheduler=schedule(until),
-        default_hooks=dict(
-            checkpoint=dict(
-                type='CheckpointHook',
-                by_epoch=by_epoch,
-                interval=2,
-                max_keep_ckpts=2,
-                save_best='acc',
-            )
-        ),
-        launcher='none',
-        default_scope='mmengine',
-    )
-    return Config({**cfg, **kwargs})
-
-
-def run(cfg, resume=None):
-    """Train; returns the text of the log."""
-    if resume is not None:
-        cfg.resume, cfg.load_from = True, str(resume)
-    with isolated():
-        execute(cfg, lambda runner: runner.train(), strict=True)
-    return max(Path(cfg.work_dir).glob('*/*.log'), key=os.path.getmtime).read_text()
 
 
 def read(path):

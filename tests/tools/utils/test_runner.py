@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tools.utils.errors import UserError
-from tools.utils.runner import check_checkpoint, latest_checkpoint, load_config, use_checkpoint
+from tools.utils.runner import check_checkpoint, load_config, use_checkpoint
 
 
 def arguments(config, **kwargs):
@@ -65,19 +65,11 @@ def test_broken_config_is_refused(config, text, message):
     assert message in str(caught.value)
 
 
-def test_latest_checkpoint(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    for second, name in enumerate(('epoch_9.pth', 'iter_10.pth', 'iter_2.pth', 'best.pth')):
-        torch.save({}, tmp_path / name)
-        os.utime(tmp_path / name, (second, second))
-    (tmp_path / 'iter_11.pth').write_bytes((tmp_path / 'iter_10.pth').read_bytes()[:100])
-    assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_2.pth')  # The last one written.
-
-
 def test_use_checkpoint(tmp_path):
-    cfg = argparse.Namespace(work_dir='work')
+    cfg = argparse.Namespace(work_dir='work', resume=True)
     torch.save({}, tmp_path / 'iter_1.pth')
     assert use_checkpoint(cfg, str(tmp_path)) == cfg.load_from == str(tmp_path / 'iter_1.pth')
+    assert not cfg.resume, 'a test resumes no training'
     assert use_checkpoint(cfg, 'https://host/x.pth') == cfg.load_from == 'https://host/x.pth'
     with pytest.raises(UserError, match=r"'x\.pth' does not exist; tools.* to 'work'"):
         use_checkpoint(cfg, 'x.pth')

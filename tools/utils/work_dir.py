@@ -1,0 +1,113 @@
+"""The checkpoints of a work dir: the newest, written atomically, by one training at a time."""
+
+import fcntl
+import os
+import re
+import socket
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from swinv2_backbone.checkpoints.files import atomic_file
+from swinv2_backbone.compat import safe_mmengine_globals
+from tools.utils.errors import UserError
+
+_NAME = re.compile(r'(iter|epoch)_(\d+)\.pth')
+# How torchrun, slurm and mpi number the processes of a job.
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The newest complete checkpoint of a work dir, by the number in its name.
+
+    Not by the time of its file, which a copy or a download changes; if that disagrees, a line says
+    so. A work dir may have both iter_N.pth and epoch_N.pth; then the iterations that the newest of
+    each kind records decide. mmengine's own search trusts the file `last_checkpoint`; after a kill
+    in the middle of a save there may be a later checkpoint than it names, one that is truncated, or
+    nothing in it.
+    """
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in Path(work_dir).glob('*.pth'):
+        name = _NAME.fullmatch(path.name)
+        if name and zipfile.is_zipfile(path):
+            found.setdefault(name[1], []).append((int(name[2]), path))
+    newest = [max(each)[1] for each in found.values()]
+    if not newest:
+        return None
+    latest = newest[0] if len(newest) == 1 else max(newest, key=_iterations)
+    last = max((path for each in found.values() for _, path in each), key=_written)
+    if _written(last) > _written(latest):
+        print(
+            f"'{work_dir}': {latest.name} is the newest checkpoint by its number, though "
+            f'{last.name} was written later; to take that, name it',
+            file=sys.stderr,
+        )
+    return str(latest)
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _iterations(path: Path) -> int:
+    """How many iterations of training a checkpoint records."""
+    with safe_mmengine_globals():
+        content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+    return content.get('meta', {}).get('iter', 0)
+
+
+@contextmanager
+def only_training(work_dir: str, launcher: str) -> Iterator[None]:
+    """Keep other trainings out of a work dir, where they would overwrite the checkpoints.
+
+    The lock ends with the process, however that ends. It is not inherited by the workers that
+    load data, which may live on for some seconds.
+
+    Args:
+        launcher: How the processes of a distributed job are started; the first takes the lock.
+
+    Raises:
+        UserError: If another training runs in it.
+        OSError: If nothing can be written there.
+    """
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')
+    if launcher != 'none' and rank != '0':
+        yield
+        return
+    path = Path(work_dir) / '.training'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # as POSIX allows
+            file.seek(0)
+            raise UserError(
+                f"--work-dir: '{work_dir}' is in use by another training ({file.read()}); the two "
+                "would overwrite each other's checkpoints"
+            ) from error
+        except OSError:  # A file system without locks.
+            yield
+            return
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
+
+
+class AtomicRunner(Runner):
+    """A Runner whose checkpoints are complete, or not there: whatever ends the process."""
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """As in Runner."""
+        if '://' in str(out_dir) or not is_main_process():
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        with atomic_file(Path(out_dir) / filename) as partial:
+            folder, name = os.path.split(partial)
+            super().save_checkpoint(folder, name, *args, **kwargs)
