@@ -56,8 +56,6 @@ def apply_options(cfg: Config, args) -> None:
                 'base_batch_size=...), the batch size its learning rate is for'
             )
         scale.enable = True
-        # mmengine compares it with the batch of one forward, without the accumulated ones.
-        scale.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     if args.resume is None and cfg.get('resume') and not cfg.get('load_from'):
         args.resume = 'auto'  # mmengine's own search may find a truncated file, or none.
     if args.resume == 'auto':
@@ -70,6 +68,16 @@ def apply_options(cfg: Config, args) -> None:
         cfg.resume, cfg.load_from = True, args.resume
     if cfg.get('resume') and cfg.model.get('backbone', {}).get('init_cfg'):
         cfg.model.backbone.init_cfg = None  # The checkpoint replaces those weights.
+
+
+def scale_with_accumulation(runner: Runner) -> None:
+    """Make mmengine scale the learning rate to the batch of an update, not of a forward."""
+    scale = runner.auto_scale_lr
+    if scale and scale.get('enable') and scale.get('base_batch_size'):
+        accumulated = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+        # A copy: the config that is saved can then be run again.
+        base = scale['base_batch_size'] / accumulated
+        runner.auto_scale_lr = {**scale, 'base_batch_size': base}
 
 
 def report_batch_size(cfg: Config) -> None:
@@ -85,7 +93,7 @@ def report_batch_size(cfg: Config) -> None:
     scale = cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size')
     if base and scale.get('enable'):
-        line += f'; the learning rate is scaled by {per_process * processes / base:g}'
+        line += f'; the learning rate is scaled by {effective / base:g}'
     elif base and base != effective:
         line += f'; the learning rate is for {base}: --auto-scale-lr scales it'
     print_log(line, logger='current')
@@ -99,6 +107,7 @@ def main():
 
     def train(runner: Runner) -> None:
         report_batch_size(cfg)
+        scale_with_accumulation(runner)
         runner.train()
 
     with only_training(cfg.work_dir, cfg.launcher):

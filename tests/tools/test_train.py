@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.compat import safe_mmengine_globals
 from tools import test, train
+from tools.utils.work_dir import latest_checkpoint
 
 TASKS = ('segmentation', 'detection')
 
@@ -58,6 +61,25 @@ def test_killed_training_resumes(tasks, tmp_path, task):
     backbone = SwinTransformerV2(**cfg)
     backbone.init_weights()
     assert [stage.pretrained_window for stage in backbone.layers] == [(8, 8)] * 4
+
+
+def test_interrupted_training_ends_quietly(tasks, tmp_path):
+    process = start(
+        *('tools/train.py', tasks.configs['segmentation'], '--work-dir', tmp_path),
+        *('--cfg-options', 'train_cfg.max_iters=10000'),
+        # In the background of a shell it is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.time() + 200
+    while not (tmp_path / 'iter_2.pth').exists() and process.poll() is None:
+        assert time.time() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0]
+    assert process.returncode == 130, output[-3000:]
+    assert 'Traceback' not in output
+    assert latest_checkpoint(tmp_path) is not None
+    assert not list(tmp_path.glob('*.partial'))
 
 
 def test_load_from_beside_init_cfg(tasks, tmp_path):
@@ -123,11 +145,29 @@ def parsed(monkeypatch):
     return parse
 
 
-def test_accumulation_counts_in_the_scaling(tasks, parsed):
-    cfg = Config.fromfile(tasks.configs['segmentation'])
-    cfg.optim_wrapper.accumulative_counts = 2
-    train.apply_options(cfg, parsed(tasks.configs['segmentation'], '--auto-scale-lr'))
-    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=2)
+def test_accumulation_counts_in_the_scaling(tasks, tmp_path):
+    """The learning rate is scaled to the batch of an update; the saved config is the user's."""
+    options = 'train_cfg.max_iters=2', 'optim_wrapper.accumulative_counts=4'
+    arguments = tasks.configs['segmentation'], '--work-dir', tmp_path, '--auto-scale-lr'
+    call(train.main, *arguments, '--cfg-options', *options)
+    [log] = tmp_path.glob('*/*.log')
+    said = 'effective batch size: 8 = 2 per process x 1 processes x 4 accumulated; the learning'
+    assert f'{said} rate is scaled by 2' in log.read_text()
+    original, used = (
+        Config.fromfile(path)
+        for path in (tasks.configs['segmentation'], tmp_path / 'segmentation.py')
+    )
+    assert used.auto_scale_lr == {**original.auto_scale_lr, 'enable': True}
+    with safe_mmengine_globals():
+        groups = torch.load(tmp_path / 'iter_2.pth', weights_only=True)['optimizer']['param_groups']
+    assert {group['initial_lr'] for group in groups} == {original.optim_wrapper.optimizer.lr * 2}
+
+
+def test_scaling_in_the_config_counts_accumulation():
+    cfg = Config(dict(optim_wrapper=dict(accumulative_counts=2)))
+    runner = SimpleNamespace(cfg=cfg, auto_scale_lr=dict(enable=True, base_batch_size=16))
+    train.scale_with_accumulation(runner)
+    assert runner.auto_scale_lr == dict(enable=True, base_batch_size=8)
 
 
 def test_amp_changes_the_optimizer_wrapper(tasks, parsed):
