@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from tools.utils import cli
+from tools.utils.amp import use_amp
 from tools.utils.config_checks import check_data
 from tools.utils.errors import UserError
 from tools.utils.runner import execute, load_config
@@ -19,7 +20,14 @@ from tools.utils.work_dir import latest_checkpoint, only_training
 
 def parse_args():
     parser = cli.make_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'fp16', 'bf16'],
+        help='automatic mixed precision; auto, the default: bf16 where the device has it (not for '
+        'detectors), elsewhere fp16 with loss scaling',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -42,12 +50,7 @@ def apply_options(cfg: Config, args) -> None:
         UserError: If the config does not allow an option.
     """
     if args.amp:
-        if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UserError(
-                f"--amp: optim_wrapper.type is {cfg.optim_wrapper.type!r}, allowed: 'OptimWrapper'"
-            )
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_amp(cfg, args.amp)
     if args.auto_scale_lr:
         scale = cfg.get('auto_scale_lr') or {}
         if not scale.get('base_batch_size'):

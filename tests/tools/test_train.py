@@ -17,6 +17,7 @@ for toolbox in ('mmcv', 'mmdet', 'mmseg'):
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmseg.models import UPerHead
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.compat import safe_mmengine_globals
@@ -170,10 +171,26 @@ def test_scaling_in_the_config_counts_accumulation():
     assert runner.auto_scale_lr == dict(enable=True, base_batch_size=8)
 
 
-def test_amp_changes_the_optimizer_wrapper(tasks, parsed):
-    cfg = Config.fromfile(tasks.configs['segmentation'])
-    train.apply_options(cfg, parsed(tasks.configs['segmentation'], '--amp'))
-    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+def test_amp_on_a_cpu_trains_under_bfloat16(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr('tools.utils.amp.get_device', lambda: 'cpu')
+    seen = []
+    forward = UPerHead.forward
+
+    def record(head, inputs):
+        logits = forward(head, inputs)
+        if head.training:
+            seen.append((logits.dtype, torch.get_autocast_dtype('cpu')))
+        return logits
+
+    monkeypatch.setattr(UPerHead, 'forward', record)
+    arguments = tasks.configs['segmentation'], '--work-dir', tmp_path, '--amp'
+    call(train.main, *arguments, '--cfg-options', 'train_cfg.max_iters=2')
+    assert seen == [(torch.bfloat16, torch.bfloat16)] * 2
+    with safe_mmengine_globals():
+        state = torch.load(tmp_path / 'iter_2.pth', weights_only=True)
+    assert {tensor.dtype for tensor in state['state_dict'].values()} <= {torch.float32, torch.int64}
+    moments = state['optimizer']['state'].values()
+    assert any(each['exp_avg'].abs().max() > 0 for each in moments)
 
 
 def test_resume_without_checkpoints_keeps_load_from(tasks, tmp_path, parsed):
@@ -262,7 +279,14 @@ if not torch.cuda.is_available():
         ['{segmentation}', '--launcher', 'pytorch'],
         '--launcher pytorch: mmengine starts',
     )
-    MISTAKES['mixed precision without a GPU'] = (['{segmentation}', '--amp'], 'only available')
+    MISTAKES['float16 without a GPU'] = (
+        ['{segmentation}', '--amp', 'fp16'],
+        '--amp: float16 is for GPUs, and torch finds none here; allowed on a CPU: --amp bf16',
+    )
+    MISTAKES['mixed precision of a detector without a GPU'] = (
+        ['{detection}', '--amp'],
+        "allowed on a CPU: no --amp, since mmcv's operators take no bfloat16",
+    )
 
 
 @pytest.mark.parametrize(('args', 'message'), MISTAKES.values(), ids=MISTAKES)
