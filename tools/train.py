@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from tools.utils import cli
 from tools.utils.amp import use_amp
 from tools.utils.config_checks import check_data
+from tools.utils.duration import DurationHook
 from tools.utils.errors import UserError
 from tools.utils.runner import execute, load_config
 from tools.utils.work_dir import latest_checkpoint, only_training
@@ -111,6 +112,7 @@ def main():
     def train(runner: Runner) -> None:
         report_batch_size(cfg)
         scale_with_accumulation(runner)
+        runner.register_hook(DurationHook(), priority='LOWEST')
         runner.train()
 
     with only_training(cfg.work_dir, cfg.launcher):

@@ -13,8 +13,6 @@ from torch import nn
 from tests.helpers.scripts import isolated
 from tools.utils.runner import execute
 
-LENGTH = 4  # batches per epoch
-
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
@@ -29,8 +27,11 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToyData(torch.utils.data.Dataset):
+    def __init__(self, length: int = 4) -> None:
+        self.length = length
+
     def __len__(self):
-        return LENGTH
+        return self.length
 
     def __getitem__(self, index):
         return dict(inputs=torch.ones(1))
@@ -95,10 +96,16 @@ def config(work_dir, by_epoch=False, until=8, score=0.5, **kwargs):
     return Config({**cfg, **kwargs})
 
 
-def run(cfg, resume=None):
+def run(cfg, resume=None, hooks=()):
     """Train; returns the text of the log."""
+
+    def train(runner):
+        for hook in hooks:
+            runner.register_hook(hook, priority='LOWEST')
+        runner.train()
+
     if resume is not None:
         cfg.resume, cfg.load_from = True, str(resume)
     with isolated():
-        execute(cfg, lambda runner: runner.train(), strict=True)
+        execute(cfg, train, strict=True)
     return max(Path(cfg.work_dir).glob('*/*.log'), key=os.path.getmtime).read_text()
