@@ -1,5 +1,6 @@
 """Test a checkpoint with a config of mmseg, mmdet or mmpretrain."""
 
+import os
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -116,6 +117,9 @@ def save_predictions(cfg: Config, out: str) -> None:
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f"--out: got '{out}', allowed with {cfg.default_scope}: a .pkl file")
+    folder = next(folder for folder in Path(out).absolute().parents if folder.exists())
+    if not os.access(folder, os.W_OK):  # The toolbox would fail after the test.
+        raise UserError(f"--out: got '{out}', but nothing can be written to '{folder}'")
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*test_evaluators(cfg), dict(type=dump, out_file_path=out)]
 

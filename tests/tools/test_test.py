@@ -129,6 +129,19 @@ if importlib.util.find_spec('mmpretrain') is None:
     )
 
 
+def test_predictions_that_cannot_be_written_are_refused_at_once(
+    tasks, tmp_path, monkeypatch, capsys
+):
+    """mmdet writes them after the test, which may have taken hours."""
+    monkeypatch.setattr(
+        'os.access', lambda path, mode: path != tmp_path
+    )  # Root may write anywhere.
+    arguments = tasks.configs['detection'], tasks.checkpoints['detection']
+    out = tmp_path / 'new' / 'x.pkl'
+    message = error_line(capsys, test.main, *arguments, '--work-dir', tmp_path, '--out', out)
+    assert f"--out: got '{out}', but nothing can be written to '{tmp_path}'" in message
+
+
 @pytest.mark.parametrize(('args', 'message'), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_end_in_one_line(tasks, tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)

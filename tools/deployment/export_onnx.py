@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from swinv2_backbone.compat import safe_mmengine_globals
+from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.utils import cli
 from tools.utils.errors import UserError
 from tools.utils.onnx_export import (
@@ -70,8 +70,8 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-    with safe_mmengine_globals():
-        checkpoint = CheckpointLoader.load_checkpoint(use_checkpoint(cfg, args.checkpoint), 'cpu')
+    allow_mmengine_checkpoints()
+    checkpoint = CheckpointLoader.load_checkpoint(use_checkpoint(cfg, args.checkpoint), 'cpu')
     check_checkpoint(checkpoint, model, strict=True)
     state = checkpoint.get('state_dict', checkpoint)
     consume_prefix_in_state_dict_if_present(state, 'module.')

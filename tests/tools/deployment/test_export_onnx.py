@@ -1,6 +1,7 @@
 """ONNX files of the backbone and of a whole segmentor give onnxruntime what torch computes."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -127,6 +128,23 @@ def test_mistakes_end_in_one_line(segmentor, tmp_path, capsys, options, message)
     out = tmp_path / 'model.onnx'
     assert message in error_line(capsys, export_onnx.main, *segmentor, '--out', out, *options)
     assert not out.exists()
+
+
+class MakesFolder:
+    """Unpickling it makes the folder that PICKLE_TRAP names."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ['PICKLE_TRAP'],)
+
+
+def test_no_code_of_a_checkpoint_is_run(segmentor, tmp_path, monkeypatch, capsys):
+    """Whatever the environment says: mmengine's own loader leaves that to torch."""
+    monkeypatch.setenv('PICKLE_TRAP', str(tmp_path / 'code_has_run'))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    torch.save({'state_dict': {}, 'meta': MakesFolder()}, tmp_path / 'evil.pth')
+    arguments = segmentor[0], tmp_path / 'evil.pth', '--out', tmp_path / 'model.onnx'
+    assert 'refused by the safe loader' in error_line(capsys, export_onnx.main, *arguments)
+    assert not (tmp_path / 'code_has_run').exists()
 
 
 def test_checkpoint_that_does_not_fit_is_refused(segmentor, tmp_path, capsys):
