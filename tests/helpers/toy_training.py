@@ -58,6 +58,14 @@ def schedule(end, eta_min=0.0, by_epoch=False, **kwargs):
     ]
 
 
+def optimizer(**kwargs):
+    """With a parameter group for each of the two parameters: the bias learns more slowly."""
+    return dict(
+        optimizer={**dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), **kwargs},
+        paramwise_cfg=dict(custom_keys=dict(bias=dict(lr_mult=0.5))),
+    )
+
+
 def config(work_dir, by_epoch=False, until=8, score=0.5, **kwargs):
     """A training of a toy for some iterations or epochs, which saves at each second."""
     loader = dict(
@@ -79,7 +87,7 @@ def config(work_dir, by_epoch=False, until=8, score=0.5, **kwargs):
         train_cfg=loops,
         val_cfg=dict(),
         val_evaluator=dict(type='ToyMetric', value=score),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01)),
+        optim_wrapper=optimizer(),
         param_scheduler=schedule(until),
         default_hooks=dict(
             checkpoint=dict(

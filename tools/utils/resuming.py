@@ -78,12 +78,11 @@ def _reconcile(runner: Runner, checkpoint: dict) -> None:
     Raises:
         UserError: If the state is of another kind of optimizer or schedule.
     """
-    saved_groups = checkpoint['optimizer']['param_groups']
-    groups = runner.optim_wrapper.param_groups
+    groups, saved_groups = runner.optim_wrapper.param_groups, _saved_groups(checkpoint)
     _same_number('optimizer', 'parameter groups', saved_groups, groups)
     differences: dict[str, str] = {}
     for saved, own in zip(saved_groups, groups, strict=True):
-        differences = {**_differences('optimizer', '', saved, own, True), **differences}
+        differences |= _differences('optimizer', '', saved, own, True)
 
     before = checkpoint['message_hub']['runtime_info']
     unit = 'iters' if isinstance(runner.train_loop, IterBasedTrainLoop) else 'epochs'
@@ -111,6 +110,15 @@ def _reconcile(runner: Runner, checkpoint: dict) -> None:
             f'the checkpoint overrules the config: {", ".join(differences.values())}; to train '
             "with the config's, start from the weights: set load_from instead"
         )
+
+
+def _saved_groups(checkpoint: dict) -> list[dict]:
+    """The parameter groups in a checkpoint, as OptimWrapper.param_groups has them.
+
+    If there are several, the last is of no parameter: it has the settings of the config.
+    """
+    base = checkpoint['optimizer'].get('base_param_settings')
+    return checkpoint['optimizer']['param_groups'] + ([base] if base else [])
 
 
 def _same_number(name: str, things: str, saved: list, own: list) -> None:
@@ -187,8 +195,7 @@ def _replay(runner: Runner, checkpoint: dict) -> None:
     ended is often zero, and would stay so.
     """
     iters, epochs = checkpoint['meta']['iter'], checkpoint['meta']['epoch']
-    groups = runner.optim_wrapper.param_groups
-    saved_groups = checkpoint['optimizer']['param_groups']
+    groups, saved_groups = runner.optim_wrapper.param_groups, _saved_groups(checkpoint)
     names = {scheduler.param_name for scheduler in runner.param_schedulers}
     for own, saved in zip(groups, saved_groups, strict=True):
         for name in names:

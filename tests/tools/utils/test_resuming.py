@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from swinv2_backbone.compat import safe_mmengine_globals
-from tests.helpers.toy_training import config, run, schedule
+from tests.helpers.toy_training import config, optimizer, run, schedule
 from tools.utils.errors import UserError
 
 
@@ -74,9 +74,10 @@ def test_the_folder_of_out_dir_is_this_runs_own(tmp_path):
 
 
 def test_what_the_checkpoint_overrules_is_said(finished, tmp_path):
-    optimizer = dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=0.02)
     cfg = config(
-        tmp_path, optim_wrapper=dict(optimizer=optimizer), param_scheduler=schedule(8, eta_min=0.01)
+        tmp_path,
+        optim_wrapper=optimizer(lr=0.2, weight_decay=0.02),
+        param_scheduler=schedule(8, eta_min=0.01),
     )
     log = run(cfg, finished / 'iter_6.pth')
     [line] = [line for line in log.splitlines() if 'overrules the config' in line]
@@ -87,6 +88,7 @@ def test_what_the_checkpoint_overrules_is_said(finished, tmp_path):
     )
     there, here = read(finished / 'iter_8.pth'), read(tmp_path / 'iter_8.pth')
     assert here['optimizer']['param_groups'] == there['optimizer']['param_groups']
+    assert [group['initial_lr'] for group in here['optimizer']['param_groups']] == [0.1, 0.05]
 
 
 def test_nothing_is_said_where_nothing_differs(finished, tmp_path):
@@ -120,7 +122,8 @@ def test_a_schedule_is_extended_with_the_training(tmp_path, by_epoch, convert):
     assert f'the schedule is extended from 4 to 6 {unit}, as in the config' in log
     assert 'overrules' not in log
     whole, rest = (read(tmp_path / each / f'{name}_6.pth') for each in ('whole', 'rest'))
-    assert rest['optimizer']['param_groups'] == whole['optimizer']['param_groups']
+    for part in ('param_groups', 'base_param_settings'):
+        assert rest['optimizer'][part] == whole['optimizer'][part]
     for ours, theirs in zip(rest['param_schedulers'], whole['param_schedulers'], strict=True):
         assert ours == theirs
     rates = [
@@ -136,7 +139,11 @@ def test_an_extended_schedule_keeps_the_learning_rate_of_the_checkpoint(tmp_path
     cfg.optim_wrapper.optimizer.lr = 0.2
     log = run(cfg, tmp_path / 'half' / 'iter_4.pth')
     assert 'overrules the config: lr 0.1 (config: 0.2)' in log
-    assert read(tmp_path / 'rest' / 'iter_6.pth')['param_schedulers'][0]['base_values'] == [0.1]
+    assert read(tmp_path / 'rest' / 'iter_6.pth')['param_schedulers'][0]['base_values'] == [
+        0.1,
+        0.05,
+        0.1,
+    ]
 
 
 def test_a_schedule_that_ends_before_a_longer_training_is_said(finished, tmp_path):
@@ -148,17 +155,12 @@ def test_a_schedule_that_ends_before_a_longer_training_is_said(finished, tmp_pat
     ('changes', 'message'),
     [
         (
-            dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1))),
+            dict(optim_wrapper={**optimizer(), 'optimizer': dict(type='AdamW', lr=0.1)}),
             r'optimizer: the checkpoint has dampening, .*momentum.*, the config .*betas',
         ),
         (
-            dict(
-                optim_wrapper=dict(
-                    optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01),
-                    paramwise_cfg=dict(bias_decay_mult=0.0, norm_decay_mult=0.0),
-                )
-            ),
-            'optimizer: the checkpoint has 1 parameter groups, the config 3',
+            dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1))),
+            'optimizer: the checkpoint has 3 parameter groups, the config 1',
         ),
         (
             dict(param_scheduler=schedule(8)[:1]),
