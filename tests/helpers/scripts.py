@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from mmengine.runner import checkpoint
 from mmengine.utils import ManagerMixin
 
 from tools.utils import cli
@@ -72,9 +73,12 @@ def succeed(script: str, *args: object, **kwargs) -> str:
 def safe_globals_restored() -> Iterator[None]:
     """Undo what compat.allow_mmengine_checkpoints allows torch's loader."""
     before = torch.serialization.get_safe_globals()
+    of_the_forks = getattr(checkpoint, 'get_torch_safe_globals', None)
     try:
         yield
     finally:
+        if of_the_forks:
+            checkpoint.get_torch_safe_globals = of_the_forks
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
 
