@@ -80,7 +80,11 @@ def test_forward_mode_of_parameters_equals_the_backward(monkeypatch, model, imag
     assert_equal_to_rounding(got, expected)
 
 
-def test_transforms_of_functions_equal_the_backward(monkeypatch, model, image):
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('training', [False, True])
+def test_transforms_of_functions_equal_the_backward(monkeypatch, model, image, with_cp, training):
+    for stage in model.train(training).layers:
+        stage.with_cp = with_cp
     expected = dict(
         zip(
             ['image', *(name for name, _ in model.named_parameters())],

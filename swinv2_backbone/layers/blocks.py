@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionConstants, ConstantsCache, WindowAttention
+from .caches import transforms_active
 from .fused_attention import use_fused_attention
 from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import Pair, WindowGrid
@@ -196,7 +197,7 @@ class SwinTransformerStage(nn.Module):
             until it is set; it must be when the stage is called.
         drop_path: Probability of dropping a branch, one per block.
         with_cp: Whether to recompute each block in the backward instead of keeping its
-            activations.
+            activations. The transforms of torch.func keep them in any case.
         block_args: Further arguments of :class:`SwinTransformerBlock`.
     """
 
@@ -237,10 +238,11 @@ class SwinTransformerStage(nn.Module):
         size = (x.shape[1], x.shape[2])
         grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
         constants = self.attention_constants(grids[0].window)
+        use_checkpoint = self.with_cp and torch.is_grad_enabled() and not transforms_active()
         for i, block in enumerate(self.blocks):
             by_branch = None if draws is None else (draws[i, 0], draws[i, 1])
             inputs = x, grids[i % 2], constants[i], by_branch
-            if self.with_cp and torch.is_grad_enabled():
+            if use_checkpoint:
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)

@@ -33,9 +33,7 @@ def use_fused_attention() -> bool:
     Raises:
         ValueError: If the variable is neither 'fused' nor 'reference'.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        return False
-    if not torch.compiler.is_compiling() and transforms_active():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or transforms_active():
         return False
     name = os.environ.get(IMPLEMENTATION_VARIABLE, 'fused')
     if name not in IMPLEMENTATIONS:
