@@ -16,8 +16,8 @@ DEFECTS = [
     (
         'drop_path_follows_the_post_norm',
         'layers/blocks.py',
-        'self.drop_path(self.norm1(attended))',
-        'self.norm1(self.drop_path(attended))',
+        'self.drop_path(self.norm1(attended), first)',
+        'self.norm1(self.drop_path(attended, first))',
     ),
     (
         'post_norms_are_zero_initialized',
