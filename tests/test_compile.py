@@ -7,6 +7,7 @@ graphs take minutes of C++ compilation, and are tested under `slow`.
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.autograd import forward_ad
 
 from swinv2_backbone import SwinTransformerV2
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
@@ -74,6 +75,21 @@ def test_maps_smaller_than_the_window_are_one_more_graph():
             image = torch.randn(1, 3, *size).double()
             assert_equal_to_rounding(compiled(image), model(image))
     assert_one_graph()
+
+
+def test_derivatives_by_transforms_are_those_of_eager_mode():
+    """Compiled gradients, and forward-mode derivatives of a model compiled before."""
+    model, image = shallow(out_indices=(0,)).eval(), torch.randn(1, 3, 100, 72).double()
+    function = lambda x: model(x)[0].square().sum()  # noqa: E731
+    gradient = torch.compile(torch.func.grad(function), backend='aot_eager')
+    assert_equal_to_rounding(gradient(image), torch.func.grad(function)(image))
+    compiled = torch.compile(function, backend='aot_eager')
+    with torch.no_grad():
+        compiled(image)
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(image, image.flip(-1))
+            got, expected = (forward_ad.unpack_dual(f(dual)).tangent for f in (compiled, function))
+        assert_equal_to_rounding(got, expected)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -14,13 +14,10 @@ from torch.autograd import forward_ad
 def transforms_active() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is in progress.
 
-    Then all operators must be ones that torch can differentiate and batch by itself. Not so while
-    compiling: the compiler has its own rules.
+    Then all operators must be ones that torch can differentiate and batch by itself.
     """
-    # (Neither has a public query.)
-    return not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
+    # (Neither has a public query. The compiler traces both.)
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def caches_allowed() -> bool:
