@@ -180,11 +180,18 @@ def from_backbone(state: Mapping, head: Mapping, fmt: Format) -> StateDict:
     """
     theirs, unknown = translate(state, fmt, to_ours=False)
     if unknown:
-        raise CheckpointError(f'the {fmt.name} format has no place for {list_keys(unknown)}')
+        parts = ' '.join(sorted({key.split('.')[0] for key in unknown}))
+        raise CheckpointError(
+            f'the {fmt.name} format has no place for {list_keys(unknown)}; the converter leaves '
+            f'them out with: --drop {parts}'
+        )
     if not head:
         return theirs
     if head.keys() != {'head.weight', 'head.bias'}:
-        raise CheckpointError(f'its classifier has only {list_keys(head)}')
+        raise CheckpointError(
+            f'its classifier has only {list_keys(head)}; the converter leaves it out with: '
+            '--drop head'
+        )
     renamed = {fmt.head.replace('{p}', key.removeprefix('head.')): head[key] for key in head}
     return {fmt.prefix + key: value for key, value in theirs.items()} | renamed
 
