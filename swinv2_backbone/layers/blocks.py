@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import AttentionConstants, ConstantsCache, WindowAttention
 from .caches import transforms_active
 from .fused_attention import use_fused_attention
+from .fused_norm import add_normed, use_fused_norm
 from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import Pair, WindowGrid
 
@@ -33,15 +34,23 @@ class DropPath(nn.Module):
             draws: ``(B,)``, uniform in [0, 1): one per sample, dropped from `1 - drop_prob` on.
                 None: drawn here.
         """
-        if self.drop_prob == 0.0 or not self.training:
+        if not self.active:
             return x
         keep = 1.0 - self.drop_prob
         if keep == 0.0:
             return x * 0  # Not zeros_like: distributed training requires gradients, even of 0.
-        if draws is None:
-            draws = torch.rand(len(x), device=x.device)
-        factor = (draws < keep).to(x.dtype).div_(keep)
+        factor = (self.draws(x, draws) < keep).to(x.dtype).div_(keep)
         return x * factor.view(-1, *[1] * (x.ndim - 1))
+
+    @property
+    def active(self) -> bool:
+        """Whether branches may be dropped."""
+        return self.training and self.drop_prob > 0.0
+
+    @staticmethod
+    def draws(x: Tensor, draws: Tensor | None) -> Tensor:
+        """Uniform ``(B,)``, unless there are draws already."""
+        return torch.rand(len(x), device=x.device) if draws is None else draws
 
     def extra_repr(self) -> str:
         return f'drop_prob={self.drop_prob:.3f}'
@@ -167,8 +176,26 @@ class SwinTransformerBlock(nn.Module):
     ) -> Tensor:
         # Drop path comes after the norm. Before it, a dropped branch would still add the norm's
         # bias, and the norm would undo the factor 1 / keep of a kept one.
-        x = x + self.drop_path(self.norm1(attended), first)
-        return x + self.drop_path(self.norm2(self.mlp(x)), second)
+        x = self._add(x, attended, self.norm1, first)
+        return self._add(x, self.mlp(x), self.norm2, second)
+
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module, draws: Tensor | None) -> Tensor:
+        if not self._use_fused_norm(x, branch, norm):
+            return x + self.drop_path(norm(branch), draws)
+        drop = self.drop_path
+        draws = drop.draws(x, draws) if drop.active else None
+        args = norm.weight, norm.bias, draws, 1.0 - drop.drop_prob, norm.eps
+        return add_normed(x, branch, *cast(Any, args))
+
+    def _use_fused_norm(self, x: Tensor, branch: Tensor, norm: nn.Module) -> bool:
+        """Whether one kernel may do what both modules do, which they then do not notice."""
+        modules = norm, self.drop_path
+        return (
+            use_fused_norm(x, branch)
+            and (type(norm), type(self.drop_path)) == (nn.LayerNorm, DropPath)
+            and norm.bias is not None
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+        )
 
     def _use_chunks(self, x: Tensor) -> bool:
         """Whether to compute the tokens in chunks after the attention, where each is independent.
