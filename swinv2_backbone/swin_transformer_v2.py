@@ -19,13 +19,8 @@ from .checkpoints.pretrained_windows import (
     windows_from_metadata,
     write_metadata,
 )
-from .layers.blocks import (
-    DropPath,
-    PatchEmbed,
-    SwinTransformerStage,
-    build_stages,
-    init_from_scratch,
-)
+from .layers.blocks import DropPath, SwinTransformerStage, build_stages, init_from_scratch
+from .layers.patches import PatchEmbed
 from .layers.windows import Pair
 
 

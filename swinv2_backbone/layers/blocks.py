@@ -1,4 +1,4 @@
-"""The modules of SwinV2: patch embed, block, patch merging, stage.
+"""The blocks of SwinV2, and the stages that they make up.
 
 B images, H W map size in tokens, C channels. Maps are channels-last: ``(B, H, W, C)``.
 Parameters are named as in the official repository.
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +15,7 @@ from .attention import AttentionConstants, ConstantsCache, WindowAttention
 from .caches import transforms_active
 from .fused_attention import use_fused_attention
 from .fused_norm import add_normed, use_fused_norm
+from .patches import PatchMerging
 from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import Pair, WindowGrid
 
@@ -54,55 +54,6 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f'drop_prob={self.drop_prob:.3f}'
-
-
-class PatchEmbed(nn.Module):
-    """Patches to tokens: a convolution with stride `patch_size` (in pixels), then LayerNorm."""
-
-    def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W) -> (B, ceil(H / patch), ceil(W / patch), C)``.
-
-        The last patches are padded, below and right, with zeros.
-        """
-        if torch.compiler.is_compiling():
-            # The convolution drops what is too much, so that one graph is valid for all sizes.
-            below = right = self.patch_size - 1
-        else:
-            below, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if below or right:
-            x = F.pad(x, (0, right, 0, below))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
-
-
-class PatchMerging(nn.Module):
-    """Halve a map: 2 x 2 neighbors are concatenated, projected to 2C, then normalized."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(2 * dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
-        height, width = x.shape[1:3]
-        # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order in all checkpoints.
-        if torch.compiler.is_compiling():
-            # Padded in any case and cut in steps, so that one graph is valid for all sizes.
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))
-            offsets = (0, 0), (1, 0), (0, 1), (1, 1)
-            x = torch.cat([x[:, i : height + i : 2, j : width + j : 2] for i, j in offsets], dim=-1)
-        else:
-            if height % 2 or width % 2:
-                x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-            x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, row, W/2, column, C)
-            x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.norm(self.reduction(x))
 
 
 class Mlp(nn.Module):
