@@ -40,6 +40,11 @@ def capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
+def current_stream(device: torch.device) -> int:
+    """What identifies the stream on which a device computes at present; 0 if it has none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == 'cuda' else 0
+
+
 # Read by CUDA graphs, at addresses that the graphs hold: they must never be freed.
 _captured: list = []
 
@@ -51,24 +56,38 @@ def keep_for_graph(cached: Any) -> None:
 
 
 def cache_tensors(maxsize: int) -> Callable:
-    """Cache the last `maxsize` results of a function of hashable arguments that returns tensors.
+    """Cache the last `maxsize` results of a function that returns tensors.
 
-    The cache is safe with threads and with CUDA graphs: what a captured graph reads is not freed,
-    and what is made during a capture, in the memory of that graph, is not cached.
+    Its arguments must be hashable, one of them the device of the tensors.
+
+    The cache is safe with threads, streams and CUDA graphs:
+
+    - A result belongs to the stream that computed it. Another stream could read it too early, and
+      write to its memory while it is still read, once it is freed.
+    - What a captured graph reads is never freed. It may be of any stream, since all have been
+      waited for when a capture begins.
+    - What is made during a capture, in the memory of that graph, is not cached.
     """
 
     def decorate(function: Callable) -> Callable:
         results: OrderedDict = OrderedDict()
         lock = Lock()
 
+        def find(stream: int, args: tuple) -> Any:
+            key = stream, args
+            if key not in results and capturing():
+                key = next((each for each in results if each[1] == args), key)
+            if key in results:
+                results.move_to_end(key)
+            return results.get(key)
+
         @wraps(function)
         def cached(*args):
             if not caches_allowed():
                 return function(*args)
+            stream = current_stream(next(x for x in args if isinstance(x, torch.device)))
             with lock:
-                result = results.get(args)
-                if result is not None:
-                    results.move_to_end(args)
+                result = find(stream, args)
             if result is not None:
                 keep_for_graph(result)
                 return result
@@ -78,7 +97,7 @@ def cache_tensors(maxsize: int) -> Callable:
                 result = function(*args)
             if not capturing():
                 with lock:
-                    results[args] = result
+                    results[stream, args] = result
                     if len(results) > maxsize:
                         results.popitem(last=False)
             return result
