@@ -214,9 +214,13 @@ class SwinTransformerV2(BaseModule):
     def clear_caches(self) -> None:
         """Forget what was computed from the weights: position biases and the like.
 
-        On a GPU this is necessary after weights were written through ``param.data`` in eval mode,
-        which leaves no trace. ``train()``, ``eval()``, ``load_state_dict`` and all other writes do
-        it by themselves, and on a CPU nothing needs it.
+        On a GPU this is necessary after weights were written in ways of which torch tells nothing:
+        through ``param.data``, as by mmengine's EMAHook (see :class:`~.hooks.ClearCachesHook`), by
+        a fused optimizer, by a CUDA graph. Not if ``train()``, ``eval()`` or a call with gradients
+        comes between, which do the same; all other writes are noticed, and on a CPU these, too.
+
+        A captured CUDA graph of an eval forward keeps the values of its capture in any case:
+        capture it again when weights have changed.
         """
         for stage in self.layers:
             stage.clear_caches()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .caches import caches_allowed, capturing, keep_for_graph
+from .caches import caches_allowed, capturing, current_stream, keep_for_graph
 from .fused_attention import attend, use_fused_attention
 from .position_bias import expand_table, make_cpb_mlp, position_bias_tables
 from .precision import at_least_float32, without_autocast
@@ -129,18 +129,25 @@ class ConstantsCache:
 
     On a CPU, the cached constants are those of the present weights, however these were changed:
     their values are compared. On other devices that would make the host wait for the device, so
-    that the versions of the weights are compared, which writes through ``param.data`` do not
-    change. After those, call :meth:`clear`, or ``train()`` or ``eval()`` of the model, which do.
+    that the cache goes by the tensors and their versions. It is emptied by every call with
+    gradients, as an optimizer is likely to follow: fused ones leave versions as they are, and so
+    do writes through ``param.data``. After such writes without a call in between, use
+    :meth:`clear`, or ``train()`` or ``eval()`` of the model, which do.
+
+    A captured CUDA graph reads the constants of its capture, also when weights have changed.
     """
 
     def __init__(self) -> None:
-        self._cached: _Cached | None = None
+        # By stream, see caches.cache_tensors. Replaced as a whole: threads share it.
+        self._cached: dict[int, _Cached] = {}
 
     def get(
         self, attentions: Sequence[WindowAttention], window: Pair, pretrained_window: Pair
     ) -> list[AttentionConstants]:
         """As :func:`attention_constants`."""
         args = attentions, window, pretrained_window
+        if torch.is_grad_enabled():
+            self.clear()
         weights = [
             p
             for a in attentions
@@ -149,19 +156,23 @@ class ConstantsCache:
         usable = caches_allowed() and not any(p.is_inference() for p in weights)
         if torch.is_grad_enabled() or any(a.training for a in attentions) or not usable:
             return attention_constants(*args)
-        # (Read once: another thread may replace it.)
-        cached = self._cached
-        if cached is None or not cached.is_current(weights, window, pretrained_window):
+        stream = current_stream(weights[0].device)
+        entries = self._cached
+        # (All streams have been waited for when a capture begins.)
+        candidates = entries.values() if capturing() else filter(None, [entries.get(stream)])
+        cached = next((c for c in candidates if c.is_current(weights, *args[1:])), None)
+        if cached is None:
             with torch.inference_mode(False), torch.no_grad():
                 cached = _Cached(weights, window, pretrained_window, attention_constants(*args))
             if not capturing():  # Else it is in the memory of the graph.
-                self._cached = cached
+                current = {s: c for s, c in entries.items() if c.versions == cached.versions}
+                self._cached = {**current, stream: cached}
         keep_for_graph(cached)
         return cached.constants
 
     def clear(self) -> None:
         """Forget the cached constants."""
-        self._cached = None
+        self._cached = {}
 
     def __reduce__(self) -> tuple:
         # copy.deepcopy (as for an EMA of the model) and pickle leave the constants out.

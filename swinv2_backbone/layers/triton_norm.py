@@ -15,8 +15,8 @@ _TILE = 2048
 _WARPS = 4
 # Programs of the backward per multiprocessor. Each leaves one row of sums to be added up.
 _PROGRAMS = 4
-# What stands for the number of multiprocessors in Triton's interpreter, on a CPU.
-_INTERPRETED_MULTIPROCESSORS = 2
+# What stands for the number of multiprocessors where there is no GPU, as in Triton's interpreter.
+_MULTIPROCESSORS_ELSEWHERE = 2
 # Tile of the kernel that adds up rows of sums.
 _SUM_ROWS, _SUM_COLS = 64, 32
 
@@ -169,6 +169,6 @@ def _keep_and_factor(keep: float) -> tuple[float, float]:
 
 
 def _multiprocessors(device: torch.device) -> int:
-    if device.type == 'cpu':
-        return _INTERPRETED_MULTIPROCESSORS
+    if device.type != 'cuda':
+        return _MULTIPROCESSORS_ELSEWHERE
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,13 +1,16 @@
 """The attention module: parameters, the clamped scale, the cached position bias."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
 
 from swinv2_backbone.layers import attention as attention_module
+from swinv2_backbone.layers import caches
 from swinv2_backbone.layers.attention import (
     ConstantsCache,
     WindowAttention,
@@ -167,3 +170,64 @@ def test_the_cache_is_not_copied(attention):
         assert get(copy.deepcopy(cache), attention) is not first
         assert get(pickle.loads(pickle.dumps(cache)), attention) is not first
         assert get(cache, attention) is first
+
+
+# --- streams and CUDA graphs, simulated -----------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A simulated GPU: its current stream, and whether that is being captured."""
+
+    class Gpu:
+        stream, capturing = 0, False
+
+    for module in (attention_module, caches):
+        monkeypatch.setattr(module, 'current_stream', lambda _: Gpu.stream)
+        monkeypatch.setattr(module, 'capturing', lambda: Gpu.capturing)
+    monkeypatch.setattr(attention_module, '_cheap_to_compare', lambda _: False)
+    monkeypatch.setattr(caches, '_captured', [])
+    return Gpu
+
+
+@torch.no_grad()
+def test_what_a_graph_reads_outlives_the_cache(gpu, attention):
+    cache = ConstantsCache()
+    warm = get(cache, attention)
+    gpu.stream, gpu.capturing = 7, True
+    assert get(cache, attention) is warm, 'made by the warm-up, on another stream'
+    gpu.stream, gpu.capturing = 0, False
+    pointers, references = [x.data_ptr() for x in values(warm)], weakref.ref(warm[0].bias)
+    del warm
+    attention.q_bias.add_(1)
+    get(cache, attention)
+    cache.clear()
+    gc.collect()
+    assert references() is not None
+    [kept] = caches._captured
+    assert [x.data_ptr() for x in values(kept.constants)] == pointers
+
+
+@torch.no_grad()
+def test_constants_made_in_a_capture_are_not_cached(gpu, attention):
+    cache = ConstantsCache()
+    gpu.capturing = True
+    captured = get(cache, attention)
+    gpu.capturing = False
+    assert get(cache, attention) is not captured
+
+
+@torch.no_grad()
+def test_constants_belong_to_a_stream(gpu, attention):
+    cache = ConstantsCache()
+    first = get(cache, attention)
+    gpu.stream = 7
+    second = get(cache, attention)
+    assert second is not first
+    gpu.stream = 0
+    assert get(cache, attention) is first
+    attention.q_bias.add_(1)
+    changed = get(cache, attention)
+    gpu.stream = 7
+    assert torch.equal(get(cache, attention)[0].qkv_bias, changed[0].qkv_bias)
+    assert len(cache._cached) == 2
