@@ -50,7 +50,9 @@ def main():
     lists = []
     for mode, size, window, batch in args.cases:
         case = Case(mode, *size, window, batch, args.dtype)
-        counts = [count_launches(case, ARCHITECTURES[args.arch], amp) for amp in (False, True)]
+        counts = [
+            count_launches(case, ARCHITECTURES[args.arch], amp).counts for amp in (False, True)
+        ]
         rows.append((str(case), *(str(each.total()) for each in counts)))
         by_name = [(name, str(n), str(counts[1][name])) for name, n in counts[0].most_common()]
         by_name += [(name, '0', str(n)) for name, n in counts[1].items() if name not in counts[0]]

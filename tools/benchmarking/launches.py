@@ -1,9 +1,9 @@
 """Launches of kernels on an NVIDIA GPU, counted without one.
 
-A step runs on the meta device, where tensors have shapes and no values. Every operator of torch that it
-calls is one kernel, but for those that compute nothing (views, allocations) and those of which
-CUDA's implementation is known to be more. Operators of this package count as what they launch: the
-operators of torch that they call, and their kernels in Triton.
+A step runs on the meta device, where tensors have shapes and no values. Every operator of torch
+that it calls is one kernel, but for those that compute nothing (views, allocations) and those of
+which CUDA's implementation is known to be more. Operators of this package count as what they
+launch: the operators of torch that they call, and their kernels in Triton.
 
 It is a count of eager mode from below: cuBLAS and cuDNN launch further kernels for some shapes
 (split sums, changes of the layout), which only a profile on a GPU can tell.
@@ -12,6 +12,7 @@ It is a count of eager mode from below: cuBLAS and cuDNN launch further kernels 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -23,11 +24,12 @@ from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from swinv2_backbone import SwinTransformerV2
 from tools.benchmarking.cases import DTYPES, Case
 
+_OURS = SwinTransformerV2.__module__.partition('.')[0]
 # Operators that launch nothing: they allocate, or return a view without being declared to.
 _FREE = {
     'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', '_unsafe_view',
@@ -42,61 +44,90 @@ _KERNELS = {
     'masked_fill': 2,
     'index_add': 2,
 }
+# Operators whose results the host reads, for which it waits for the device.
+_READ = {'_local_scalar_dense', 'equal', 'nonzero', 'masked_select', '_unique2', 'is_nonzero'}
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts launches by the name of the operator or kernel, in ``counts``."""
+    """Counts launches, and what the host waits for.
+
+    Attributes:
+        counts: Launches by the name of the operator or kernel.
+        waits: What blocks the host, by name: copies from or to it, and operators whose results it
+            reads.
+    """
 
     def __init__(self):
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self._around: list[ExitStack] = []
+
+    def __enter__(self):
+        stack = ExitStack()
+        if not self._around:  # Else it is inside of itself.
+            stack.enter_context(_kernels_of_triton_counted(self.counts))
+            stack.enter_context(_Functions(self))
+        self._around.append(stack)
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        self._around.pop().close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func.namespace == SwinTransformerV2.__module__.partition('.')[0]:
-            self._count_ours(func, args, kwargs)
+        if func.namespace == _OURS:
+            with torch.no_grad(), self:
+                OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
         else:
             name = func._schema.name.partition('::')[2]
             if not (func.is_view or name in _FREE):
                 self.counts[name] += _KERNELS.get(name, 1)
+            if name in _READ or _is_between_devices(name, args, kwargs):
+                self.waits[name] += 1
         return func(*args, **kwargs)
 
-    def _count_ours(self, func, args, kwargs) -> None:
-        """Run the implementation of one of our operators, with nothing but its launches."""
-        implementation = OPDEFS[func._schema.name]._init_fn
-        with torch.no_grad(), _kernels_replaced(self.counts), self:
-            implementation(*args, **kwargs)
+
+def _is_between_devices(name: str, args: tuple, kwargs: dict) -> bool:
+    # (Other operators take tensors of several devices only if those are single numbers, which the
+    # host hands over with the launch.)
+    if name not in ('_to_copy', 'copy_'):
+        return False
+    devices = {x.device for x in tree_leaves(args) if isinstance(x, Tensor)}
+    target = kwargs.get('device')
+    return len(devices | ({torch.device(target)} if target else set())) > 1
 
 
 @contextmanager
-def _kernels_replaced(counts: Counter[str]) -> Iterator[None]:
-    """Count kernels in Triton by name, and SDPA's as one, instead of running them."""
-    with ExitStack() as stack:
-        try:
-            from triton.runtime.jit import JITFunction
-        except ImportError:
-            pass  # Then none of our operators uses it.
-        else:
+def _kernels_of_triton_counted(counts: Counter[str]) -> Iterator[None]:
+    """Count kernels in Triton by name instead of launching them."""
+    if importlib.util.find_spec('triton') is None:
+        yield
+        return
+    from triton.runtime.jit import JITFunction
 
-            def launch(kernel, *args, **kwargs):
-                counts[kernel.fn.__name__] += 1
+    def launch(kernel, *args, **kwargs):
+        counts[kernel.fn.__name__] += 1
 
-            stack.enter_context(mock.patch.object(JITFunction, 'run', launch))
-        stack.enter_context(_AttentionAsOneKernel(counts))
+    with mock.patch.object(JITFunction, 'run', launch):
         yield
 
 
-class _AttentionAsOneKernel(TorchFunctionMode):
-    """(Without a GPU, torch would choose the one of many operators.)"""
+class _Functions(TorchFunctionMode):
+    """What the operators below do not show on the meta device."""
 
-    def __init__(self, counts: Counter[str]):
+    def __init__(self, counter: LaunchCounter):
         super().__init__()
-        self.counts = counts
+        self.counter = counter
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
-            self.counts['scaled_dot_product_attention'] += 1
+            # A single kernel of a GPU. Without one, torch would choose the one of many operators.
+            self.counter.counts['scaled_dot_product_attention'] += 1
             return torch.empty_like(args[0])
+        if func in (torch.tensor, torch.as_tensor):
+            self.counter.waits[func.__name__] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -129,10 +160,10 @@ class _Autocast(TorchFunctionMode):
         return self.weights[key]
 
 
-def count_launches(case: Case, arch: dict, amp: bool) -> Counter[str]:
+def count_launches(case: Case, arch: dict, amp: bool) -> LaunchCounter:
     """Launches of a forward in eval mode ('infer'), or of a forward and backward ('train').
 
-    What is cached in eval mode is there already. In training, the gradients of the maps are given,
+    What is cached is there already. In training, the gradients of the maps are given,
     and weights have no gradients yet to which to add.
 
     Args:
@@ -141,8 +172,6 @@ def count_launches(case: Case, arch: dict, amp: bool) -> Counter[str]:
         amp: Whether weights and images are in float32, under autocast to the dtype of the case.
             Else they are in that dtype.
 
-    Returns:
-        The number of launches by the name of the operator or kernel.
     """
     training, dtype = case.mode == 'train', DTYPES[case.dtype]
     with torch.device('meta'):
@@ -152,12 +181,13 @@ def count_launches(case: Case, arch: dict, amp: bool) -> Counter[str]:
         model, image = model.to(dtype), image.to(dtype)
     autocast: Callable = functools.partial(_Autocast, dtype) if amp else nullcontext
     with LaunchCounter() as counter, torch.set_grad_enabled(training):
-        for _ in range(1 if training else 2):
+        for _ in range(2):  # The first fills the caches.
             counter.counts.clear()
+            counter.waits.clear()
             with autocast():
                 maps = model(image)
     if training:
         grads = [torch.empty_like(each) for each in maps]
         with counter:
             torch.autograd.backward(maps, grads)
-    return counter.counts
+    return counter

@@ -1,0 +1,121 @@
+"""Launches on a GPU, counted on the meta device."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from swinv2_backbone.layers.fused_attention import attend
+from swinv2_backbone.layers.fused_norm import add_normed
+from swinv2_backbone.layers.windows import WindowGrid
+from tests.helpers.triton_interpreter import needs_triton
+from tools.benchmarking.launches import LaunchCounter, _Autocast
+
+META = torch.device('meta')
+
+
+def layers(device=META):
+    with device:
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Linear(6, 5), nn.LayerNorm(5), nn.GELU()
+        )
+
+
+def test_an_operator_of_ours_is_what_it_launches(monkeypatch):
+    monkeypatch.setenv('SWINV2_ATTENTION', 'fused')
+    grid = WindowGrid.for_map((16, 16), (8, 8), shifted=False)
+    qkv, scale = torch.empty(256, 3, 2, 16, device=META), torch.empty(2, 1, 1, device=META)
+    bias = torch.empty(2, 64, 64, device=META)
+    with LaunchCounter() as counter:
+        out = attend(qkv, scale, bias, grid)
+    assert out.shape == (256, 32)
+    assert counter.counts['scaled_dot_product_attention'] == 1
+    assert counter.counts['index_copy_'] == 1, 'the scatter'
+    assert not [name for name in counter.counts if 'attend' in name]
+
+
+@needs_triton
+def test_a_kernel_in_triton_is_one_launch():
+    x, weight = torch.empty(2, 4, 4, 16, device=META), torch.empty(16, device=META)
+    branch = x.bfloat16().requires_grad_()
+    with LaunchCounter() as counter:
+        out = add_normed(x, branch, weight, weight)
+        out.backward(torch.empty_like(out))
+    assert counter.counts == {'forward': 1, 'backward': 1, 'add_rows': 1}
+
+
+def test_launches_counted_by_hand():
+    network = layers()
+    with LaunchCounter() as counter:
+        out = network(torch.empty(2, 3, 8, 12, device=META))
+        out.backward(torch.empty_like(out))
+    assert counter.counts == {
+        'convolution': 2,
+        'addmm': 1,
+        'native_layer_norm': 1,
+        'gelu': 1,
+        'gelu_backward': 1,
+        'native_layer_norm_backward': 4,
+        'mm': 2,
+        'sum': 1,
+        'convolution_backward': 2,
+    }
+    assert not counter.waits
+
+
+class Casts(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.dtypes.append((tuple(args[0].shape), args[0].dtype, kwargs['dtype']))
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_what_torch_casts():
+    """Of convolutions and linear layers, weights once; CPUs have no rule for layer_norm."""
+    casts = []
+    for device, autocast in (
+        (META, lambda: _Autocast(torch.bfloat16)),
+        (torch.device('cpu'), lambda: torch.autocast('cpu', torch.bfloat16)),
+    ):
+        network = layers(device)[:3]
+        image = torch.empty(2, 3, 8, 12, device=device)
+        with autocast(), Casts() as mode:
+            network(image), network(image)
+        casts.append(mode.dtypes)
+    assert sorted(map(str, casts[0])) == sorted(map(str, casts[1]))
+    assert len(casts[0]) == 2 + 2 + 2
+
+
+def test_layer_norm_is_in_float32_under_autocast():
+    """As in torch's list for CUDA."""
+    with _Autocast(torch.bfloat16), LaunchCounter() as counter:
+        out = layers()(torch.empty(2, 3, 8, 12, device=META))
+    assert out.dtype == torch.float32
+    assert counter.counts['_to_copy'] == 5 + 1
+
+
+@pytest.mark.parametrize(
+    'wait',
+    [
+        lambda x: torch.tensor([1, 2], device=META),
+        lambda x: torch.zeros(3).to(META),
+        lambda x: x.copy_(torch.zeros(3)),
+    ],
+)
+def test_copies_from_the_host_are_waits(wait):
+    with LaunchCounter() as counter:
+        wait(torch.empty(3, device=META))
+    assert counter.waits.total() == 1
+
+
+@pytest.mark.parametrize(
+    'wait', [torch.Tensor.item, torch.Tensor.nonzero, lambda x: torch.equal(x, x), bool]
+)
+def test_reading_results_is_a_wait(wait):
+    with LaunchCounter() as counter:
+        wait(torch.ones(1))
+    assert counter.waits.total() == 1
