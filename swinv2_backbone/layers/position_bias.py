@@ -113,9 +113,13 @@ def position_bias_tables(
         ``(n, nH, (2 Wh - 1) * (2 Ww - 1))``, each value in (0, 16); offsets in the order of
         :func:`relative_coords`.
     """
-    parameters = zip(*(mlp.parameters() for mlp in cpb_mlps), strict=True)
-    with without_autocast(next(cpb_mlps[0].parameters())):
-        w1, b1, w2 = (at_least_float32(torch.stack(each)) for each in parameters)
+    parameters = list(zip(*(mlp.parameters() for mlp in cpb_mlps), strict=True))
+    with without_autocast(parameters[0][0]):
+        # One concatenation of all and one cast.
+        flat = at_least_float32(torch.cat([p.flatten() for each in parameters for p in each]))
+        parts = flat.split_with_sizes([len(each) * each[0].numel() for each in parameters])
+        shapes = ((len(each), *each[0].shape) for each in parameters)
+        w1, b1, w2 = (x.view(shape) for x, shape in zip(parts, shapes, strict=True))
         coords = _coords(window, pretrained_window, w1.device, w1.dtype)
         # Offsets come last: the table is read by offset, head by head.
         hidden = torch.baddbmm(b1[:, :, None], w1, coords.t().expand(len(w1), -1, -1))
