@@ -19,8 +19,6 @@ class ClearCachesHook(Hook):
         custom_hooks = [dict(type='EMAHook'), dict(type='swinv2_backbone.ClearCachesHook')]
     """
 
-    priority = 'VERY_LOW'  # After EMAHook, which is 'NORMAL'.
-
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._clear(runner)
 
