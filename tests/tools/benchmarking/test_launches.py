@@ -5,11 +5,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from swinv2_backbone.layers.fused_attention import attend
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.layers import fused_norm
+from swinv2_backbone.layers.fused_attention import attend, use_fused_attention
 from swinv2_backbone.layers.fused_norm import add_normed
 from swinv2_backbone.layers.windows import WindowGrid
-from tests.helpers.triton_interpreter import needs_triton
-from tools.benchmarking.launches import LaunchCounter, _Autocast
+from tests.helpers.models import SMALL_ARCH
+from tests.helpers.triton_interpreter import HAS_TRITON, needs_triton
+from tools.benchmarking.cases import ARCHITECTURES, Case
+from tools.benchmarking.launches import LaunchCounter, _Autocast, count_launches
 
 META = torch.device('meta')
 
@@ -119,3 +123,68 @@ def test_reading_results_is_a_wait(wait):
     with LaunchCounter() as counter:
         wait(torch.ones(1))
     assert counter.waits.total() == 1
+
+
+# --- the backbone ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """A function that chooses the implementation of the attention."""
+
+    def choose(name):
+        monkeypatch.setenv('SWINV2_ATTENTION', name)
+        try:
+            use_fused_attention()
+        except ValueError:
+            pytest.skip(f'the attention has no implementation {name} yet')
+
+    return choose
+
+
+def count(mode, size, window, amp=False, arch=ARCHITECTURES['tiny']):
+    return count_launches(Case(mode, size, size, window, 8, 'bf16'), arch, amp)
+
+
+@needs_triton
+@pytest.mark.parametrize(('size', 'window'), [(512, 8), (512, 16), (500, 8)])
+def test_few_launches(choose, size, window):
+    """The goals: at most 200 in a forward (of formerly 575), 600 in a training step."""
+    choose('triton')
+    assert count('infer', size, window).counts.total() <= 200
+    assert count('train', size, window).counts.total() <= 600
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('mode', ['infer', 'train'])
+@pytest.mark.parametrize('implementation', [pytest.param('triton', marks=needs_triton), 'sdpa'])
+def test_the_host_never_waits(choose, implementation, mode, amp):
+    """Whatever it does at a size of images that it has seen before."""
+    choose(implementation)
+    counter = count(mode, 200, 8, amp, SMALL_ARCH)
+    assert counter.counts.total() > 70
+    assert not counter.waits
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('mode', ['infer', 'train'])
+def test_the_host_never_waits_around_the_attention(monkeypatch, choose, mode, amp):
+    """Whichever runs, with the fused norm."""
+    choose('fused')
+    monkeypatch.setattr(fused_norm, 'can_run_triton', lambda *_: HAS_TRITON)
+    counter = count(mode, 200, 8, amp, SMALL_ARCH)
+    assert counter.counts['forward'] == 16 * HAS_TRITON
+    assert not counter.waits
+
+
+@needs_triton
+def test_the_host_never_waits_for_a_new_image_size(choose):
+    choose('triton')
+    with META:
+        model = SwinTransformerV2(SMALL_ARCH).bfloat16().train()
+        images = [torch.empty(2, 3, side, 92, dtype=torch.bfloat16) for side in (64, 100)]
+    model(images[0])
+    with LaunchCounter() as counter:
+        sum(out.sum() for out in model(images[1])).backward()
+    assert counter.counts.total() > 100
+    assert not counter.waits
