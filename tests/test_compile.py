@@ -6,6 +6,8 @@ graphs take minutes of C++ compilation, and are tested under `slow`.
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from torch.autograd import forward_ad
 
@@ -115,6 +117,28 @@ def test_operators_pass_opcheck():
     )
     assert set(found.values()) == {'SUCCESS'}, found
     assert 'test_autograd_registration' in found
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, 'cudagraph_unsafe'), reason='the tag is younger')
+@pytest.mark.parametrize('training', [False, True])
+def test_cuda_graphs_leave_out_operators_that_cache(training):
+    """mode='reduce-overhead' warms up in memory that its graphs use again."""
+    from torch._inductor.utils import get_first_incompatible_cudagraph_node
+
+    found = []
+
+    def keep(graph, _):
+        found.append(get_first_incompatible_cudagraph_node(graph))
+        return make_boxed_func(graph.forward)
+
+    model, image = shallow(out_indices=(0,)).train(training), torch.ones(1, 3, 40, 40).double()
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep, inference_compiler=keep)
+    with torch.set_grad_enabled(training):
+        maps = torch.compile(model, fullgraph=True, backend=backend)(image)
+        if training:
+            maps[0].sum().backward()
+    names = ['attend', 'attend_backward'][: 1 + training]
+    assert [str(node.target) for node in found] == [f'swinv2_backbone.{n}.default' for n in names]
 
 
 def test_export_has_no_operator_of_ours():

@@ -107,11 +107,16 @@ def _operators() -> tuple[Callable, Callable]:
     of the map, stay out of its graph.
     """
     windows = 'SymInt[] size, SymInt[] window, bool shifted, int? windows_at_once'
+    # They cache indices and masks, which a CUDA graph of torch.compile would keep in memory that it
+    # uses again: it leaves these operators out. (Older versions of torch have no such tag.)
+    unsafe = getattr(torch.Tag, 'cudagraph_unsafe', None)
+    tags = {'tags': (unsafe,)} if unsafe else {}
     forward = torch.library.custom_op(
         'swinv2_backbone::attend',
         attend_by_sdpa,
         mutates_args=(),
         schema=f'(Tensor qkv, Tensor scale, Tensor bias, {windows}) -> Tensor',
+        **tags,
     )
     backward = torch.library.custom_op(
         'swinv2_backbone::attend_backward',
@@ -119,6 +124,7 @@ def _operators() -> tuple[Callable, Callable]:
         mutates_args=(),
         schema=f'(Tensor grad_out, Tensor qkv, Tensor scale, Tensor bias, {windows}) '
         '-> (Tensor, Tensor, Tensor)',
+        **tags,
     )
     # For tracers: shapes and dtypes of the results.
     forward.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], qkv.shape[2] * qkv.shape[3]))
