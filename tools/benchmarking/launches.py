@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.layers import fused_attention
 from tools.benchmarking.cases import DTYPES, Case
 
 _OURS = SwinTransformerV2.__module__.partition('.')[0]
@@ -160,6 +161,19 @@ class _Autocast(TorchFunctionMode):
         return self.weights[key]
 
 
+@contextmanager
+def _autocast(dtype: torch.dtype | None) -> Iterator[None]:
+    """A context with autocast to a dtype, or without (None)."""
+    if dtype is None:
+        yield
+        return
+    # The attention is chosen by the dtype of its input, unless torch's autocast would change it.
+    dtypes = torch.bfloat16, torch.float16, torch.float32
+    patch = mock.patch.object(fused_attention, 'TRITON_DTYPES', dtypes, create=True)
+    with patch, _Autocast(dtype):
+        yield
+
+
 def count_launches(case: Case, arch: dict, amp: bool) -> LaunchCounter:
     """Launches of a forward in eval mode ('infer'), or of a forward and backward ('train').
 
@@ -179,12 +193,11 @@ def count_launches(case: Case, arch: dict, amp: bool) -> LaunchCounter:
         image = torch.empty(case.batch, 3, case.height, case.width)
     if not amp:
         model, image = model.to(dtype), image.to(dtype)
-    autocast: Callable = functools.partial(_Autocast, dtype) if amp else nullcontext
     with LaunchCounter() as counter, torch.set_grad_enabled(training):
         for _ in range(2):  # The first fills the caches.
             counter.counts.clear()
             counter.waits.clear()
-            with autocast():
+            with _autocast(dtype if amp else None):
                 maps = model(image)
     if training:
         grads = [torch.empty_like(each) for each in maps]
