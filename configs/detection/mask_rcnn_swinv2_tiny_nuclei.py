@@ -6,13 +6,12 @@ _base_ = [
     '../_base_/schedules/detection_short.py',
     '../_base_/runtime_detection.py',
 ]
-dataset = dict(
-    data_root='data/nuclei', metainfo=dict(classes=('nucleus',), palette=[(250, 170, 30)])
-)
+data_root = 'data/nuclei'
+dataset = dict(data_root=data_root, metainfo=dict(classes=('nucleus',), palette=[(250, 170, 30)]))
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/nuclei/annotations/instances_val.json')
+val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val.json')
 test_evaluator = val_evaluator
 model = dict(roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=100))

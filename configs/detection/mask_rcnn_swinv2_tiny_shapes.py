@@ -5,8 +5,9 @@ _base_ = [
     '../_base_/schedules/detection_short.py',
     '../_base_/runtime_detection.py',
 ]
+data_root = 'data/shapes'
 dataset = dict(
-    data_root='data/shapes',
+    data_root=data_root,
     metainfo=dict(
         classes=('circle', 'square', 'triangle', 'star'),
         palette=[(220, 60, 60), (60, 180, 75), (50, 110, 230), (245, 200, 40)],
@@ -15,7 +16,7 @@ dataset = dict(
 train_dataloader = dict(batch_size=4, dataset=dataset)
 val_dataloader = dict(dataset=dataset)
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/shapes/annotations/instances_val.json')
+val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val.json')
 test_evaluator = val_evaluator
 # A quarter of the channels of the neck and heads: on images of 128 pixels they cost more than the
 # backbone. Normalization in the neck speeds up the start from random weights.

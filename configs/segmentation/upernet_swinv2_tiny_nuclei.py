@@ -6,8 +6,9 @@ _base_ = [
     '../_base_/schedules/segmentation_short.py',
     '../_base_/runtime_segmentation.py',
 ]
+data_root = 'data/nuclei'
 dataset = dict(
-    data_root='data/nuclei',
+    data_root=data_root,
     metainfo=dict(classes=('background', 'nucleus'), palette=[[0, 0, 0], [250, 170, 30]]),
 )
 train_dataloader = dict(dataset=dataset)

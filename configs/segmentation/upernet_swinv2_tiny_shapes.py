@@ -12,8 +12,9 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackSegInputs'),
 ]
+data_root = 'data/shapes'
 dataset = dict(
-    data_root='data/shapes',
+    data_root=data_root,
     metainfo=dict(
         classes=('background', 'circle', 'square', 'triangle', 'star'),
         palette=[[0, 0, 0], [220, 60, 60], [60, 180, 75], [50, 110, 230], [245, 200, 40]],

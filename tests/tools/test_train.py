@@ -219,6 +219,10 @@ MISTAKES = {
         [ROOT / 'configs/detection/mask_rcnn_swinv2_tiny_coco.py'],
         "data 'data/coco' not found",
     ),
+    'variable of the config': (
+        ['{segmentation}', '--cfg-options', 'dataset.data_root=/nowhere'],
+        "data '/nowhere' not found",
+    ),
     'no such checkpoint to resume': (
         ['{segmentation}', '--resume', 'nothing.pth'],
         "--resume: checkpoint 'nothing.pth' does not exist",

@@ -17,6 +17,7 @@ from torch import nn
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.utils import cli
 from tools.utils.config_checks import check_override, check_top_level
+from tools.utils.config_variables import override_variables
 from tools.utils.errors import UserError, did_you_mean, first_line
 from tools.utils.resuming import prepare_resume
 from tools.utils.work_dir import AtomicRunner, latest_checkpoint
@@ -50,9 +51,11 @@ def load_config(args: argparse.Namespace) -> Config:
         )
     _require_toolbox(cfg.default_scope, path)
     check_top_level(cfg, path)
-    for key in args.cfg_options or {}:
+    overrides = args.cfg_options or {}
+    for key in overrides:
         check_override(cfg, key)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = override_variables(cfg, path, overrides)
+    cfg.merge_from_dict(overrides)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
