@@ -12,7 +12,12 @@ from ..arguments import ARCHITECTURES, NUM_STAGES, parse_arch
 from ..layers.position_bias import CPB_HIDDEN
 from .errors import CheckpointError
 
-_CONVOLUTION, _HIDDEN = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
+CONVOLUTION, _HIDDEN = 'patch_embed.proj.weight', 'layers.0.blocks.0.mlp.fc1.weight'
+
+_ADAPT = (
+    "`adapt_channels='repeat'` in init_cfg adapts the filters of the patch embed, 'zero' adds "
+    'zeros for further channels'
+)
 
 
 def arch_of(state: Mapping[str, Tensor]) -> dict:
@@ -65,7 +70,7 @@ def settings_of(state: Mapping[str, Tensor], source: str = 'the weights') -> dic
     Raises:
         CheckpointError: If the patch embed or a stage is missing, or no backbone has such an arch.
     """
-    convolution, arch = state.get(_CONVOLUTION), arch_of(state)
+    convolution, arch = state.get(CONVOLUTION), arch_of(state)
     if convolution is None or convolution.ndim != 4 or 'embed_dims' not in arch:
         raise CheckpointError(f'{source}: the patch embed is missing or incomplete')
     if 0 in arch['depths'] or 0 in arch['num_heads']:
@@ -136,14 +141,15 @@ def _norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
 def explain_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
     """The likely cause, for messages, why weights in a file (theirs) do not fit a backbone's."""
     for key, sides, argument in (
-        (_CONVOLUTION, slice(1, 2), 'in_channels'),
-        (_CONVOLUTION, slice(2, 4), 'patch_size'),
+        (CONVOLUTION, slice(1, 2), 'in_channels'),
+        (CONVOLUTION, slice(2, 4), 'patch_size'),
         (_HIDDEN, slice(0, 1), 'mlp_ratio'),
     ):
         a, b = (tuple(state[key].shape) if key in state else () for state in (theirs, ours))
         same_channels = key != _HIDDEN or a[1:] == b[1:]
         if len(a) == len(b) and a[sides] != b[sides] and same_channels:
-            return f'The file was made with another {argument}.'
+            way_out = f' {_ADAPT}' if argument == 'in_channels' else ''
+            return f'The file was made with another {argument}.{way_out}'
     their_arch, our_arch = arch_of(theirs), arch_of(ours)
     stages = [i for i, depth in enumerate(our_arch['depths']) if depth]
     if their_arch.get('embed_dims') == our_arch['embed_dims'] and all(

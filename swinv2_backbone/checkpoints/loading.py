@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..arguments import NUM_STAGES
 from ..compat import safe_mmengine_globals
-from .architecture import arch_of, explain_mismatch
+from .architecture import CONVOLUTION, arch_of, explain_mismatch
 from .config_json import read_config_json, windows_from_config
 from .download import ALLOWED, fetch, is_remote
 from .errors import CheckpointError, list_keys
@@ -24,7 +24,7 @@ from .files import read_checkpoint
 from .formats import OFFICIAL_BUFFERS
 from .pretrained_windows import format_pretrained_windows, reconcile, windows_from_name
 from .releases import resolve
-from .state_dicts import Converted, to_backbone
+from .state_dicts import Converted, adapt_channels, to_backbone
 
 
 class PretrainedSwinV2:
@@ -42,6 +42,8 @@ class PretrainedSwinV2:
             end of a file's name, as OpenMMLab and torchvision have them, are always checked.
         map_location: 'cpu', as configs of OpenMMLab say; weights are copied to the parameters'
             device from there.
+        adapt_channels: If the backbone has another number of input channels: 'repeat' or 'zero',
+            see :func:`.state_dicts.adapt_channels`. None: such a file is refused.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PretrainedSwinV2:
         prefix: str | None = None,
         sha256: str | None = None,
         map_location: str = 'cpu',
+        adapt_channels: str | None = None,
     ):
         if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
             raise TypeError(f'init_cfg: checkpoint: got {checkpoint!r}, allowed: {ALLOWED}')
@@ -59,11 +62,17 @@ class PretrainedSwinV2:
             isinstance(sha256, str) and re.fullmatch('[0-9a-fA-F]{8,64}', sha256)
         ):
             raise ValueError(f'init_cfg: sha256: got {sha256!r}, allowed: 8 to 64 hex digits')
+        if adapt_channels not in (None, 'repeat', 'zero'):
+            allowed = "'repeat', 'zero' or None"
+            raise ValueError(
+                f'init_cfg: adapt_channels: got {adapt_channels!r}, allowed: {allowed}'
+            )
         if map_location != 'cpu':
             raise ValueError(f"init_cfg: map_location: got {map_location!r}, allowed: 'cpu'")
         self.checkpoint = str(checkpoint)
         self.prefix = prefix
         self.sha256 = sha256
+        self.adapt_channels = adapt_channels
 
     def __call__(self, module: nn.Module) -> None:
         """Load into `module`; after an error it is unchanged.
@@ -75,6 +84,16 @@ class PretrainedSwinV2:
             CheckpointError: If the file does not fit.
         """
         converted = open_checkpoint(self.checkpoint, self.prefix, self.sha256)
+        if self.adapt_channels:
+            channels = module.state_dict()[CONVOLUTION].shape[1]
+            original = converted.state.get(CONVOLUTION)
+            converted = adapt_channels(converted, channels, self.adapt_channels, self.checkpoint)
+            if original is not None and converted.state[CONVOLUTION] is not original:
+                print_log(
+                    f'{CONVOLUTION}: {original.shape[1]} input channels adapted to {channels} '
+                    f"('{self.adapt_channels}')",
+                    logger='current',
+                )
         load_into(module, converted, self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'loaded from {self.checkpoint}')

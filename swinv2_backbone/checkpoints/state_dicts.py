@@ -4,13 +4,14 @@ The formats are in :mod:`.formats`; :mod:`.convert` does the same from file to f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..layers.position_bias import relative_coords, relative_index
 from ..layers.windows import Pair, WindowGrid
+from .architecture import CONVOLUTION
 from .errors import CheckpointError, list_keys
 from .formats import FORMATS, OFFICIAL_BUFFERS
 from .key_rules import Format, StateDict, translate
@@ -161,6 +162,43 @@ def _check_tensors(state: Mapping, prefix: str) -> None:
     ]
     if broken:
         raise CheckpointError(f'NaN or infinity in {list_keys(broken)}')
+
+
+def adapt_channels(converted: Converted, in_channels: int, how: str, source: str) -> Converted:
+    """Weights of a checkpoint for another number of input channels; equal ones stay as they are.
+
+    Args:
+        converted: The weights under the backbone's names.
+        in_channels: Input channels of the backbone.
+        how: 'repeat': channel c gets the filters of channel c modulo the file's, all scaled by the
+            file's channels over the backbone's; a single channel gets their sum. 'zero': the first
+            channels get those of the file, the others zeros.
+        source: Where the weights came from, for messages.
+
+    Raises:
+        CheckpointError: If `how` is 'zero' and the file has more channels.
+
+    Source:
+        'repeat' is what timm documents for its ``in_chans`` (``adapt_input_conv``).
+    """
+    weight = converted.state.get(CONVOLUTION)
+    if weight is None or weight.ndim != 4 or weight.shape[1] == in_channels:
+        return converted
+    filters = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    theirs = weight.shape[1]
+    if how == 'zero':
+        if theirs > in_channels:
+            raise CheckpointError(
+                f'checkpoint {source}: it has {theirs} input channels, the backbone {in_channels}: '
+                "adapt_channels='zero' adds channels alone; allowed here: 'repeat'"
+            )
+        more = (in_channels - theirs, *weight.shape[2:])
+        filters = torch.cat((filters, filters.new_zeros(len(filters), *more)), 1)
+    elif in_channels == 1:
+        filters = filters.sum(1, keepdim=True)
+    else:
+        filters = filters[:, torch.arange(in_channels) % theirs] * (theirs / in_channels)
+    return replace(converted, state={**converted.state, CONVOLUTION: filters})
 
 
 # --- to another library ---------------------------------------------------------------------------

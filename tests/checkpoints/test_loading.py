@@ -20,6 +20,7 @@ from tests.helpers.checkpoint_files import (
     random_model,
     save_official,
 )
+from tests.helpers.checkpoint_files import load as load_from
 from tests.helpers.models import SMALL_ARCH
 from tests.parity.implementations import NAMES
 from tests.parity.recorded import ARCH, load, state_of
@@ -156,6 +157,10 @@ def test_every_spelling_of_pretrained_is_strict(tmp_path, init_type):
         (dict(checkpoint=3), 'checkpoint: got 3, allowed: a path'),
         (dict(checkpoint='x', prefix=3), 'prefix: got 3, allowed: a string or None'),
         (dict(checkpoint='x', sha256='0123'), "sha256: got '0123', allowed: 8 to 64 hex digits"),
+        (
+            dict(checkpoint='x', adapt_channels='mean'),
+            "adapt_channels: got 'mean', allowed: 'repeat'",
+        ),
         (dict(checkpoint='x', map_location='cuda'), "map_location: got 'cuda', allowed: 'cpu'"),
     ],
 )
@@ -163,6 +168,81 @@ def test_malformed_settings_of_init_cfg_are_refused(settings, message):
     model = SwinTransformerV2(SMALL_ARCH, init_cfg=dict(type='Pretrained', **settings))
     with pytest.raises((TypeError, ValueError), match=f'init_cfg: {message}'):
         model.init_weights()
+
+
+# --- another number of input channels -------------------------------------------------------------
+
+
+def weights_for(path, in_channels, how):
+    return load_from(path, in_channels=in_channels, init_cfg=dict(adapt_channels=how))
+
+
+@pytest.mark.parametrize('in_channels', [2, 4, 7])
+def test_channels_are_repeated_in_turn_and_scaled(tmp_path, in_channels, log_lines):
+    original, path = random_model(), tmp_path / 'rgb.pth'
+    save_official(original, path)
+    model = weights_for(path, in_channels, 'repeat')
+    assert_loaded(model, original, new=('norm0', 'norm1', 'norm2', 'patch_embed.proj.weight'))
+    rgb, ours = original.patch_embed.proj.weight, model.patch_embed.proj.weight
+    for channel in range(in_channels):
+        torch.testing.assert_close(ours[:, channel], rgb[:, channel % 3] * 3 / in_channels)
+    assert f'3 input channels adapted to {in_channels}' in ''.join(log_lines)
+
+
+def test_one_channel_gets_the_sum(tmp_path):
+    original, path = random_model().double(), tmp_path / 'rgb.pth'
+    save_official(original, path)
+    model = weights_for(path, 1, 'repeat').double()
+    gray = torch.rand(1, 1, 32, 40, dtype=torch.double)
+    expected = original.patch_embed(gray.expand(-1, 3, -1, -1))
+    # The parameters were rounded to float32 once more: 8 u of the largest value.
+    bound = 8 * torch.finfo(torch.float32).eps * expected.abs().max().item()
+    torch.testing.assert_close(model.patch_embed(gray), expected, rtol=0, atol=bound)
+
+
+def test_channels_of_zeros_change_no_features(tmp_path):
+    original, path = random_model().eval(), tmp_path / 'rgb.pth'
+    save_official(original, path)
+    model = weights_for(path, 5, 'zero').eval()
+    images = torch.rand(1, 5, 32, 40)
+    assert not model.patch_embed.proj.weight[:, 3:].any()
+    assert torch.equal(model.patch_embed.proj.weight[:, :3], original.patch_embed.proj.weight)
+    torch.testing.assert_close(model.patch_embed(images), original.patch_embed(images[:, :3]))
+
+
+@pytest.mark.parametrize('how', ['repeat', 'zero'])
+def test_equal_channels_stay_as_they_are(tmp_path, how):
+    original, path = random_model(), tmp_path / 'rgb.pth'
+    save_official(original, path)
+    assert_loaded(weights_for(path, 3, how), original)
+
+
+def test_half_precision_is_summed_in_float32(tmp_path):
+    path, state = tmp_path / 'half.pth', official_state(random_model())
+    state = {
+        key: value.half() if value.is_floating_point() else value for key, value in state.items()
+    }
+    torch.save({'model': state}, path)
+    summed = state['patch_embed.proj.weight'].float().sum(1, keepdim=True)
+    torch.testing.assert_close(weights_for(path, 1, 'repeat').patch_embed.proj.weight, summed)
+
+
+@pytest.mark.parametrize('in_channels', [1, 4])
+def test_another_number_of_channels_is_refused_with_the_way_out(tmp_path, in_channels):
+    path = tmp_path / 'rgb.pth'
+    save_official(random_model(), path)
+    message = r"another in_channels\. `adapt_channels='repeat'` in init_cfg adapts the filters"
+    with pytest.raises(CheckpointError, match=message):
+        load_from(path, in_channels=in_channels)
+
+
+def test_zeros_for_fewer_channels_than_the_file_has_are_refused(tmp_path):
+    path = tmp_path / 'rgb.pth'
+    save_official(random_model(), path)
+    with pytest.raises(
+        CheckpointError, match="has 3 input channels, the backbone 2: adapt_channels='zero' adds"
+    ):
+        weights_for(path, 2, 'zero')
 
 
 # --- files of every format whose weights do not fit -----------------------------------------------

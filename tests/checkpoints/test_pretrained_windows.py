@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.arguments import ARCHITECTURES
-from swinv2_backbone.checkpoints import RELEASES, CheckpointError, open_checkpoint
+from swinv2_backbone.checkpoints import RELEASES, CheckpointError, load_into, open_checkpoint
 from swinv2_backbone.checkpoints.files import write_checkpoint
 from swinv2_backbone.checkpoints.pretrained_windows import (
     METADATA_KEY,
@@ -247,6 +248,18 @@ def test_a_plain_dict_of_weights_records_nothing():
     other = random_model(W8)
     other.load_state_dict(dict(random_model(W16).state_dict()))
     assert windows_of(other) == pairs(W8)
+
+
+def test_a_backbone_cut_out_of_a_larger_file_as_the_docs_say_is_checked(tmp_path):
+    path = str(tmp_path / 'segmentor.pth')
+    torch.save(torch.nn.ModuleDict({'backbone': random_model(W16)}).state_dict(), path)
+    other, refused = random_model(W8), r'set pretrained_window_sizes=\[16, 16, 16, 8\]'
+    with pytest.raises(CheckpointError, match=refused):
+        load_into(other, open_checkpoint(path), path)
+    state = torch.load(path, weights_only=True)
+    consume_prefix_in_state_dict_if_present(state, 'backbone.')
+    with pytest.raises(CheckpointError, match=refused):
+        other.load_state_dict(state)
 
 
 def test_stages_that_are_left_out_need_no_record(tmp_path):
