@@ -46,9 +46,24 @@ def override_variables(cfg: Config, path: Path, overrides: Mapping[str, Any]) ->
         if _get(cfg, dotted) != value or all(before.get(key) == cfg.get(key) for key in _READ):
             raise UserError(
                 f"--cfg-options: '{dotted}' is a variable of the config, and nothing that is read "
-                f'depends on it{_advice(before, dotted)}'
+                f'depends on it{_holders(before, _get(before, dotted), dotted)}'
             )
+        _check_paths(cfg, dotted, _get(before, dotted), overrides)
     return cfg
+
+
+def _check_paths(cfg: Config, dotted: str, old: Any, overrides: Mapping[str, Any]) -> None:
+    """Refuse a folder that was replaced in one place of a config and is still read in another.
+
+    Such as that of the annotations from which the metric takes the truth.
+    """
+    if isinstance(old, str) and '/' in old:
+        left = [key for key in _same(cfg, old) if key not in overrides]
+        if left:
+            raise UserError(
+                f"--cfg-options: '{dotted}' replaces '{old}', which is still read from "
+                f'{", ".join(left)}: set these, too, or a variable that all of them depend on'
+            )
 
 
 def _run_with(variables: Mapping[str, Any], path: Path) -> Config:
@@ -98,17 +113,21 @@ def _get(node: Any, dotted: str) -> Any:
     return node
 
 
-def _advice(cfg: Config, dotted: str) -> str:
-    """Where the value of a variable is read, or a path inside it; those of its name, if any."""
-    old, name = _get(cfg, dotted), dotted.split('.')[-1]
-    inside = f'{old}/'.replace('//', '/') if isinstance(old, str) else old
-    same = [
-        key
-        for key, value in _items({key: cfg[key] for key in cfg if key in _READ})
-        if value == old or (isinstance(value, str) and value.startswith(str(inside)))
-    ]
-    same = [key for key in same if key.split('.')[-1] == name] or same
+def _holders(cfg: Config, value: Any, dotted: str) -> str:
+    """For a message: where a value is read; if possible, under the last name of a dotted key."""
+    same = _same(cfg, value)
+    same = [key for key in same if key.split('.')[-1] == dotted.split('.')[-1]] or same
     return f'; the same value is read from {", ".join(same)}' if same else ''
+
+
+def _same(cfg: Config, value: Any) -> list[str]:
+    """Dotted keys that are read and have a value or, if it is a folder, a path inside it."""
+    inside = value.rstrip('/') + '/' if isinstance(value, str) else None
+    return [
+        key
+        for key, found in _items({key: cfg[key] for key in cfg if key in _READ})
+        if found == value or (inside and isinstance(found, str) and found.startswith(inside))
+    ]
 
 
 def _items(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -137,6 +137,17 @@ def test_a_variable_that_nothing_depends_on_is_refused(tmp_path, text, override,
     assert message in str(caught.value)
 
 
+def test_a_folder_that_is_replaced_in_part_is_refused():
+    path, moved = ROOT / 'configs' / MASK_RCNN.format('nuclei'), dict(dataset__data_root='/moved')
+    left = 'val_evaluator.ann_file, test_evaluator.ann_file'
+    with pytest.raises(UserError, match=f"'data/nuclei', which is still read from {left}: set"):
+        load(path, **moved)
+    files = dict(val_evaluator__ann_file='/v.json', test_evaluator__ann_file='/t.json')
+    cfg = load(path, **moved, **files)
+    assert cfg.train_dataloader.dataset.data_root == '/moved'
+    assert cfg.val_evaluator.ann_file == '/v.json'
+
+
 def test_a_config_that_fails_with_the_value_is_refused(own):
     with pytest.raises(UserError, match="'data_root': with 3: TypeError: unsupported operand"):
         load(own, data_root=3)
