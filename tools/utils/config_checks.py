@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from tools.utils.data_checks import check_categories, local_path
 from tools.utils.errors import UserError, did_you_mean
 
 # Top-level keys that mmengine or a toolbox reads, beside the arguments of Runner.
@@ -79,31 +80,38 @@ def check_override(cfg: Config, dotted: str) -> None:
 
 
 def check_data(cfg: Config, *loaders: str) -> None:
-    """Refuse to start without the data that some data loaders read.
+    """Refuse to start without the data that some data loaders read, or with other classes.
 
     Raises:
-        UserError: Naming the first path that does not exist, and how to get the data.
+        UserError: Naming the first path that does not exist, and how to get the data, or the
+            classes; see :func:`tools.utils.data_checks.check_categories`.
     """
     for loader in loaders:
         if not cfg.get(loader):
             raise UserError(f'the config lacks {loader}')
-        for path in _data_paths(cfg[loader]['dataset']):
-            if not path.exists():
-                shapes = 'shapes' in path.parts
-                hint = 'see "Data" in docs/usage.md, or set its data_root'
-                hint = 'run `make data/shapes`' if shapes else hint
-                raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
+        for dataset in _datasets(cfg[loader]['dataset']):
+            for path in _data_paths(dataset):
+                if not path.exists():
+                    shapes = 'shapes' in path.parts
+                    hint = 'see "Data" in docs/usage.md, or set its data_root'
+                    hint = 'run `make data/shapes`' if shapes else hint
+                    raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
+            if cfg.get('default_scope') == 'mmdet':
+                check_categories(dataset, loader)
+
+
+def _datasets(dataset: ConfigDict) -> Iterable[ConfigDict]:
+    """The datasets inside of RepeatDataset, ConcatDataset and the like, or the dataset itself."""
+    inner = dataset.get('dataset') or dataset.get('datasets')
+    for one in inner if isinstance(inner, (list, tuple)) else [inner] if inner else []:
+        yield from _datasets(one)
+    if not inner:
+        yield dataset
 
 
 def _data_paths(dataset: ConfigDict) -> Iterable[Path]:
     """The local files and folders that a dataset's config names."""
-    inner = dataset.get('dataset') or dataset.get('datasets')
-    if inner:  # RepeatDataset, ConcatDataset and the like
-        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _data_paths(one)
-        return
-    root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
-    parts = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
-    for part in ['', *filter(None, parts)] if root else filter(None, parts):
-        if '://' not in f'{root}{part}':  # mmengine reads remote stores.
-            yield Path(root) / part
+    prefix = dataset.get('data_prefix') or {}
+    prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
+    parts = [*filter(None, (dataset.get('ann_file'), *prefixes))]
+    return [*filter(None, (local_path(dataset, part) for part in ('', *parts)))]
