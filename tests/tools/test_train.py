@@ -223,6 +223,26 @@ MISTAKES = {
         ['{segmentation}', '--cfg-options', 'dataset.data_root=/nowhere'],
         "data '/nowhere' not found",
     ),
+    'class that the annotations lack': (
+        [
+            '{detection}',
+            '--cfg-options',
+            'train_dataloader.dataset.metainfo.classes=[circle,square,triangle,moon]',
+        ],
+        "the file lacks 'moon'",
+    ),
+    'fewer classes in a head than in the data': (
+        ['{segmentation}', '--cfg-options', 'model.decode_head.num_classes=4'],
+        'model.decode_head.num_classes: got 4; the data set has 5 classes',
+    ),
+    'no image with this suffix': (
+        ['{segmentation}', '--cfg-options', 'train_dataloader.dataset.img_suffix=.tif'],
+        "with img_suffix='.tif'",
+    ),
+    'batch of one image': (
+        ['{segmentation}', '--cfg-options', 'train_dataloader.batch_size=1'],
+        'decode_head.psp_modules.0.1.bn sees after pooling to 1 x 1: set train_dataloader.batch_s',
+    ),
     'no such checkpoint to resume': (
         ['{segmentation}', '--resume', 'nothing.pth'],
         "--resume: checkpoint 'nothing.pth' does not exist",

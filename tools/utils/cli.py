@@ -15,14 +15,14 @@ from tools.utils.errors import UserError, did_you_mean, first_line, is_user_mist
 
 TRACEBACK_VARIABLE = 'SWINV2_TRACEBACK'
 
-# Whether the first batch has begun. From then on every exception keeps its traceback.
+# Whether the first batch has begun. From then on exceptions keep their traceback.
 running = False
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, and end it with one line for a mistake of the user.
 
-    Everything else, and whatever goes wrong after the first batch has begun, keeps its traceback.
+    Everything else keeps its traceback. After the first batch has begun, so does all but UserError.
     """
     global running
     running = False
@@ -31,7 +31,8 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if running or os.environ.get(TRACEBACK_VARIABLE) or not is_user_mistake(error):
+        late = running and not isinstance(error, UserError)
+        if late or os.environ.get(TRACEBACK_VARIABLE) or not is_user_mistake(error):
             raise
         hint = ''
         if not isinstance(error, UserError):

@@ -18,7 +18,9 @@ from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.utils import cli
 from tools.utils.config_checks import check_override, check_top_level
 from tools.utils.config_variables import override_variables
+from tools.utils.data_hook import DataHook
 from tools.utils.errors import UserError, did_you_mean, first_line
+from tools.utils.file_checks import explained_data_errors
 from tools.utils.resuming import prepare_resume
 from tools.utils.work_dir import AtomicRunner, latest_checkpoint
 
@@ -183,5 +185,7 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
     runner = AtomicRunner.from_cfg(cfg)
     # One line for each parameter would bury what matters.
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
+    runner.register_hook(DataHook())
     runner.register_hook(SetupHook(strict), priority='LOWEST')
-    return work(runner)
+    with explained_data_errors():
+        return work(runner)

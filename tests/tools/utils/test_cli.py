@@ -104,10 +104,18 @@ def test_traceback_on_request(monkeypatch):
 def test_traceback_after_the_first_batch():
     def main():
         cli.running = True
-        raise UserError('too late')
+        raise ValueError('too late')
 
-    with pytest.raises(UserError):
+    with pytest.raises(ValueError, match='too late'):
         call(main)
+
+
+def test_mistakes_that_a_batch_shows_end_with_one_line(capsys):
+    def main():
+        cli.running = True
+        raise UserError('a bad file')
+
+    assert error_line(capsys, main).endswith(': error: a bad file')
 
 
 def test_interrupt_ends_with_130():

@@ -1,0 +1,156 @@
+"""Batches and settings that end in errors that hide the cause; and label maps as they come."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.dataset import InfiniteSampler
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
+for toolbox in ('mmcv', 'mmdet', 'mmseg'):
+    pytest.importorskip(toolbox)
+
+from tests.helpers.scripts import call, error_line
+from tools import test, train
+from tools.utils import file_checks
+from tools.utils.data_hook import check_batch_norm, check_num_classes
+from tools.utils.errors import UserError
+
+# --- batch norm -----------------------------------------------------------------------------------
+
+
+def head(norm, scale=1, pool=nn.AdaptiveAvgPool2d):
+    return nn.ModuleDict(
+        {'head': nn.Sequential(pool(scale), nn.Sequential(nn.Conv2d(4, 4, 1), norm))}
+    )
+
+
+def loader(batch_size=1, images=4, **kwargs):
+    return DataLoader(range(images), batch_size, **kwargs)
+
+
+FATAL = {
+    'one image': (head(nn.BatchNorm2d(4)), loader(), 1, 'batch_size is 1.*head.1.1 sees'),
+    'pair': (head(nn.BatchNorm2d(4), (1, 1)), loader(), 2, 'set train_dataloader.batch_size=2'),
+    'maximum': (head(nn.BatchNorm2d(4), 1, nn.AdaptiveMaxPool2d), loader(), 1, 'batch_size is 1'),
+    'SyncBN alone': (head(nn.SyncBatchNorm(4)), loader(), 1, 'batch_size is 1'),
+    'last batch': (head(nn.BatchNorm2d(4)), loader(2, 5), 1, 'last batch .*drop_last=True'),
+}
+FINE = {
+    'two images': (head(nn.BatchNorm2d(4)), loader(2), 1),
+    'SyncBN of two processes': (head(nn.SyncBatchNorm(4)), loader(), 2),
+    'statistics in use': (head(nn.BatchNorm2d(4).eval()), loader(), 1),
+    'group norm': (head(nn.GroupNorm(2, 4)), loader(), 1),
+    'pooled to 2 x 2': (head(nn.BatchNorm2d(4), 2), loader(), 1),
+    'before the pooling': (nn.Sequential(nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)), loader(), 1),
+    'no last batch': (head(nn.BatchNorm2d(4)), loader(2, 5, drop_last=True), 1),
+    'endless': (head(nn.BatchNorm2d(4)), loader(2, 5, sampler=InfiniteSampler(range(5))), 1),
+}
+
+
+@pytest.mark.parametrize(('model', 'data', 'processes', 'message'), FATAL.values(), ids=FATAL)
+def test_batches_that_batch_norm_refuses_are_refused_before(model, data, processes, message):
+    with pytest.raises(UserError, match=message):
+        check_batch_norm(model, data, processes)
+
+
+@pytest.mark.parametrize(('model', 'data', 'processes'), FINE.values(), ids=FINE)
+def test_batches_that_batch_norm_accepts_are_accepted(model, data, processes):
+    check_batch_norm(model, data, processes)
+
+
+def test_the_check_agrees_with_torch():
+    """What is refused raises in torch, and what is accepted does not (SyncBN: GPUs alone)."""
+    image = torch.rand(1, 4, 6, 6)
+    for model, *_ in FATAL.values():
+        if isinstance(model['head'][1][1], nn.BatchNorm2d):
+            with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
+                model['head'](image)
+    for name in ('statistics in use', 'group norm', 'pooled to 2 x 2'):
+        assert FINE[name][0]['head'](image).isfinite().all()
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+MODEL = dict(
+    type='TTA',
+    module=dict(
+        rpn_head=dict(num_classes=1),
+        roi_head=dict(bbox_head=[dict(num_classes=80), dict(num_classes=3)], semantic_head=dict()),
+    ),
+)
+
+
+def test_heads_with_fewer_classes_than_the_data_are_refused():
+    with pytest.raises(
+        UserError, match=r'roi_head\.bbox_head\.1\.num_classes: got 3; the data set'
+    ):
+        check_num_classes(ConfigDict(MODEL), 80)
+    check_num_classes(ConfigDict(MODEL), 3)
+    check_num_classes(ConfigDict(MODEL), 0)  # A data set without names of classes.
+
+
+# --- label maps as they come ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(tasks, tmp_path, monkeypatch):
+    """A copy of the data in which one file is bad; the files read before a run are others."""
+    monkeypatch.setattr(file_checks, 'NUM_FILES', 1)
+    shutil.copytree(tasks.data, tmp_path / 'shapes')
+
+    def arguments(change, split='train', **options):
+        path = tmp_path / f'shapes/semseg/{split}/00002.png'
+        Image.fromarray(change(np.array(Image.open(path)))).save(path)
+        options = {'dataset.data_root': tmp_path / 'shapes', **options}
+        texts = [f'{key}={value}' for key, value in options.items()]
+        return path, ['--work-dir', tmp_path / 'work', '--cfg-options', *texts]
+
+    return arguments
+
+
+def out_of_range(labels):
+    return labels + np.uint8(9)
+
+
+def enlarged(labels):
+    return np.pad(labels, ((0, 8), (0, 0)))
+
+
+def test_a_bad_value_in_a_batch_ends_training_with_one_line(tasks, late, capsys):
+    path, options = late(out_of_range)
+    line = error_line(capsys, train.main, tasks.configs['segmentation'], *options)
+    assert f"label map '{path}' has the value" in line
+
+
+def test_another_size_than_the_image_ends_training_with_one_line(tasks, late, tmp_path, capsys):
+    """Although all crops have the same size."""
+    config = tmp_path / 'crop.py'
+    config.write_text(
+        f"_base_ = '{tasks.configs['segmentation']}'\n"
+        'pipeline = [*_base_.train_pipeline]\n'
+        "pipeline[2] = dict(type='RandomCrop', crop_size=(32, 32))\n"
+        'train_dataloader = dict(dataset=dict(pipeline=pipeline))\n'
+    )
+    path, options = late(enlarged)
+    line = error_line(capsys, train.main, config, *options)
+    assert f"label map '{path}' has 64 x 72 pixels, its image 64 x 64 pixels" in line
+
+
+@pytest.mark.parametrize('change', [out_of_range, enlarged])
+def test_bad_label_maps_end_a_test_with_one_line(tasks, late, capsys, change):
+    path, options = late(change, 'val')
+    arguments = tasks.configs['segmentation'], tasks.checkpoints['segmentation'], *options
+    assert f"label map '{path}' has " in error_line(capsys, test.main, *arguments)
+
+
+def test_an_error_in_a_worker_names_the_file(tasks, late):
+    path, options = late(enlarged, **{'train_dataloader.num_workers': 1})
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(OSError, match=f'and {path} was read'):
+        call(train.main, tasks.configs['segmentation'], *options)
