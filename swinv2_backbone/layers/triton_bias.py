@@ -8,7 +8,7 @@ The table has a bias for each offset between query and key; see `position_bias.e
 import triton
 import triton.language as tl
 
-from .triton_tiles import EXCLUDED, row_and_column
+from .triton_tiles import EXCLUDED, LOG2E, row_and_column
 
 
 @triton.jit
@@ -33,21 +33,29 @@ def load_excluding_bias(table, i, j, h, WH, WW):
 
 
 @triton.jit
-def store_sums(bias_sum, scale_sum, grad_bias, grad_scale, i, j, h, heads, N):
+def store_sums(bias, bias_sum, scale_sum, factor, grad_bias, grad_scale, i, j, h, heads, N):
     """Write a program's sums for the gradients of bias and scale, each to its own place.
 
     Programs: (nH, tiles, any number).
 
     Args:
-        bias_sum: Of a tile with queries i and keys j.
+        bias: Of a tile with queries i and keys j.
+        bias_sum: Sum of the gradients of its logits.
+        scale_sum: By query, the sum of gradient times logit, the latter in units of log(2) and but
+            for a number by query, which has no effect: the gradients of a query add up to 0.
+        factor: The scale.
         grad_bias: ``(programs, nH, N, N)``.
         grad_scale: ``(programs, tiles, nH)``.
     """
     program, tile = tl.program_id(2).to(tl.int64), tl.program_id(1)
     at = (program * heads + h) * N * N + i[:, None] * N + j[None, :]
     tl.store(grad_bias + at, bias_sum, mask=(i < N)[:, None] & (j < N)[None, :])
+    # The logit without the bias is the scaled cosine. (From the rounded vectors, this would have a
+    # large error: keys that share the weight of a query have nearly equal cosines, and only their
+    # differences count.)
+    along_cosine = tl.sum(scale_sum, 0) / LOG2E - tl.sum(tl.sum(bias * bias_sum, 1), 0)
     at = (program * tl.num_programs(1) + tile) * heads + h
-    tl.store(grad_scale + at, tl.sum(scale_sum, 0))
+    tl.store(grad_scale + at, along_cosine / factor)
 
 
 @triton.jit(do_not_specialize=['WH', 'WW'])

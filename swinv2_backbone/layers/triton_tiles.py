@@ -150,14 +150,3 @@ def logits(q, k, q_factor, k_factor, bias, i, j, first, masked, sizes):
 def exponents(s, largest):
     """To the base 2, of the exponentials of logits relative to a number by row."""
     return s * LOG2E - (largest * LOG2E)[:, None]
-
-
-@triton.jit
-def along_scale(grad_s, exponent, bias):
-    """By row, the gradient of the scale times the scale: the sum of gradient times scaled cosine.
-
-    The scaled cosine is the logit without the bias. It may be off by a number by row, since the
-    gradients of a row add up to 0. (From the rounded vectors it would have a large error: keys that
-    share the weight of a query have nearly equal cosines, and only their differences count.)
-    """
-    return tl.sum(grad_s * (exponent * (1.0 / LOG2E) - bias), 1)
