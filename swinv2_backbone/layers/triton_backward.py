@@ -19,7 +19,6 @@ from .triton_tiles import (
     EXCLUDED,
     LOG2E,
     SIZES,
-    along_scale,
     exponents,
     first_token,
     load_vectors,
@@ -71,7 +70,7 @@ def backward_whole(
         grad_p = product(g, tl.trans(v), v.dtype)
         grad_s = p * (grad_p - tl.sum(p * grad_p, 1)[:, None])
         bias_sum += grad_s
-        scale_sum += along_scale(grad_s, exponent, bias)
+        scale_sum += tl.sum(grad_s * exponent, 1)
         grad_v = product(tl.trans(round_to(p, g.dtype)), g, g.dtype)
         store_vectors(grad_v, grad_qkv + 2 * stride, token, valid, 3 * stride, D)
         grad_s = round_to(grad_s, q.dtype)
@@ -80,7 +79,7 @@ def backward_whole(
         store_vectors(grad_k, grad_qkv + stride, token, valid, 3 * stride, D)
         grad_q = project(product(grad_s, unit_k, k.dtype), unit_q, r_q * factor)
         store_vectors(grad_q, grad_qkv, token, valid, 3 * stride, D)
-    store_sums(bias_sum, scale_sum / factor, grad_bias, grad_scale, i, j, h, heads, N)
+    store_sums(bias, bias_sum, scale_sum, factor, grad_bias, grad_scale, i, j, h, heads, N)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -223,14 +222,14 @@ def backward_keys(
             grad_s = p * (grad_p - mean[:, None])
             if ONE_TILE:
                 bias_sum += grad_s
-                scale_sum += along_scale(grad_s, exponent, bias)
+                scale_sum += tl.sum(grad_s * exponent, 1)
             grad_v += product(tl.trans(p), g, g.dtype)
             grad_k += product(tl.trans(grad_s), unit_q, q.dtype)
         grad_k = project(grad_k, unit_k, r_k * factor)
         store_vectors(grad_k, grad_qkv + stride, token_j, valid_j, 3 * stride, D)
         store_vectors(grad_v, grad_qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
     if ONE_TILE:
-        store_sums(bias_sum, scale_sum / factor, grad_bias, grad_scale, i, j, h, heads, N)
+        store_sums(kept_bias, bias_sum, scale_sum, factor, grad_bias, grad_scale, i, j, h, heads, N)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -271,5 +270,5 @@ def backward_bias(
         exponent = exponents(s, sums)
         grad_s = tl.exp2(exponent) * (grad_p - mean[:, None])
         bias_sum += grad_s
-        scale_sum += along_scale(grad_s, exponent, bias)
-    store_sums(bias_sum, scale_sum / factor, grad_bias, grad_scale, i, j, h, heads, N)
+        scale_sum += tl.sum(grad_s * exponent, 1)
+    store_sums(bias, bias_sum, scale_sum, factor, grad_bias, grad_scale, i, j, h, heads, N)
