@@ -50,6 +50,7 @@ setup(
             'codespell',
             'import-linter',
             'mypy',
+            'triton',  # interpreted, the kernels are tested without a GPU
         ],
     },
 )
