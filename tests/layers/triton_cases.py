@@ -23,8 +23,8 @@ from tests.helpers.tolerance import relative_error
 
 NAMES = 'output', 'qkv', 'scale', 'table'
 # Of the output, and of the gradient of qkv. The unit roundoff of bfloat16 is 2e-3, and the mean of
-# many roundings to nearest is below u / sqrt(3) = 1.1e-3. The output has two of them, of weights and
-# its own; the gradient about four: of weights, their gradients, unit vectors, its own.
+# many roundings to nearest is below u / sqrt(3) = 1.1e-3. The output has two of them, of weights
+# and its own; the gradient about four: of weights, their gradients, unit vectors, its own.
 # (float32 is not for use: there, a wrong formula cannot hide behind rounding.)
 ROUNDINGS = {
     torch.bfloat16: (2e-3, 4e-3),
