@@ -50,6 +50,7 @@ setup(
             'codespell',
             'import-linter',
             'mypy',
+            "triton; sys_platform == 'linux'",  # interpreted, the kernels are tested without a GPU
         ],
     },
 )

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import cast
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import is_norm
@@ -28,6 +30,11 @@ def _is_pretrained(init_type: str | type) -> bool:
     """Whether a type of initializer is mmengine's Pretrained, with or without a scope."""
     name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
     return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
+@cache
+def _log_once(message: str) -> None:
+    print_log(message, logger='current')
 
 
 @MODELS.register_module()
@@ -167,6 +174,8 @@ class SwinTransformerV2(BaseModule):
         # (A single channel is both.)
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         x = self.pos_drop(self.patch_embed(x))
+        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+            _log_once('window attention: {} ({})'.format(*self.layers[0].choose_attention(x)))
         draws = self._draw_paths(x)
         outputs = []
         for i, stage in enumerate(self.layers):

@@ -33,7 +33,8 @@ class AttentionConstants(NamedTuple):
     Attributes:
         qkv_bias: ``(3 * C,)``.
         scale: ``(nH, 1, 1)``, factor of the cosine similarities, in at least float32.
-        bias: ``(nH, N, N)``, the position bias, [head, query, key], in at least float32.
+        bias: ``(nH, N, N)``, the position bias, [head, query, key], in at least float32. For the
+            Triton kernels, its table instead, ``(nH, (2 Wh - 1) * (2 Ww - 1))``.
     """
 
     qkv_bias: Tensor
@@ -42,13 +43,17 @@ class AttentionConstants(NamedTuple):
 
 
 def attention_constants(
-    attentions: 'Sequence[WindowAttention]', window: Pair, pretrained_window: Pair
+    attentions: 'Sequence[WindowAttention]',
+    window: Pair,
+    pretrained_window: Pair,
+    as_table: bool = False,
 ) -> list[AttentionConstants]:
     """The constants of several attentions of one shape, computed together.
 
     Args:
         window: Current window in tokens.
         pretrained_window: Window in tokens at which the CPB networks were trained.
+        as_table: Whether the bias is a table, as the Triton kernels take it.
     """
     no_key_bias = torch.zeros_like(attentions[0].q_bias, requires_grad=False)
     with without_autocast(no_key_bias):  # It has no rule for cat and stack of float64.
@@ -56,7 +61,8 @@ def attention_constants(
         scales = logit_factor(torch.stack([a.logit_scale for a in attentions]))
     tables = position_bias_tables([a.cpb_mlp for a in attentions], window, pretrained_window)
     # (Not by index: unbind's gradient is one stack, that of an index a tensor of zeros each.)
-    parts = qkv_bias.view(len(attentions), -1), scales, expand_table(tables, window)
+    bias = tables if as_table else expand_table(tables, window)
+    parts = qkv_bias.view(len(attentions), -1), scales, bias
     return [AttentionConstants(*each) for each in zip(*(x.unbind() for x in parts), strict=True)]
 
 
@@ -105,6 +111,11 @@ class WindowAttention(nn.Module):
         nn.init.zeros_(self.q_bias)
         nn.init.zeros_(self.v_bias)
 
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an attention weight, now."""
+        return (self.attn_drop if self.training else None) or 0.0
+
     def forward(self, x: Tensor, grid: WindowGrid, constants: AttentionConstants) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``.
 
@@ -113,10 +124,11 @@ class WindowAttention(nn.Module):
             grid: Their partition into windows.
             constants: Of this module and the grid's window.
         """
-        dropout = (self.attn_drop if self.training else None) or 0.0
+        dropout = self.dropout
         qkv_bias, scale, bias = constants
         qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        if use_fused_attention() and not dropout:  # It has no attention weights to drop.
+        # (A table is for the Triton kernels, wherever the stage has chosen them.)
+        if bias.ndim == 2 or (use_fused_attention() and not dropout):
             tokens = qkv.flatten(0, 2).unflatten(-1, (3, self.num_heads, -1))
             attended = attend(tokens, scale, bias, grid, self.windows_at_once).view_as(x)
         else:
@@ -142,10 +154,15 @@ class ConstantsCache:
         self._cached: dict[int, _Cached] = {}
 
     def get(
-        self, attentions: Sequence[WindowAttention], window: Pair, pretrained_window: Pair
+        self,
+        attentions: Sequence[WindowAttention],
+        window: Pair,
+        pretrained_window: Pair,
+        as_table: bool = False,
     ) -> list[AttentionConstants]:
         """As :func:`attention_constants`."""
-        args = attentions, window, pretrained_window
+        key = window, pretrained_window, as_table
+        args = attentions, *key
         if torch.is_grad_enabled():
             self.clear()
         weights = [
@@ -160,10 +177,10 @@ class ConstantsCache:
         entries = self._cached
         # (All streams have been waited for when a capture begins.)
         candidates = entries.values() if capturing() else filter(None, [entries.get(stream)])
-        cached = next((c for c in candidates if c.is_current(weights, *args[1:])), None)
+        cached = next((c for c in candidates if c.is_current(weights, key)), None)
         if cached is None:
             with torch.inference_mode(False), torch.no_grad():
-                cached = _Cached(weights, window, pretrained_window, attention_constants(*args))
+                cached = _Cached(weights, key, attention_constants(*args))
             if not capturing():  # Else it is in the memory of the graph.
                 current = {s: c for s, c in entries.items() if c.versions == cached.versions}
                 self._cached = {**current, stream: cached}
@@ -180,27 +197,21 @@ class ConstantsCache:
 
 
 class _Cached:
-    """Constants, and the windows and weights that they were computed from."""
+    """Constants, and the windows, their form and the weights that they were computed from."""
 
     def __init__(
-        self,
-        weights: list[nn.Parameter],
-        window: Pair,
-        pretrained_window: Pair,
-        constants: list[AttentionConstants],
+        self, weights: list[nn.Parameter], key: tuple, constants: list[AttentionConstants]
     ):
-        self.windows = window, pretrained_window
+        self.key = key
         self.constants = constants
         self.parameters = weights
         # An alias keeps the memory from being given to another tensor.
         self.weights = [p.detach().clone() if _cheap_to_compare(p) else p.detach() for p in weights]
         self.versions = [p._version for p in weights]
 
-    def is_current(
-        self, weights: list[nn.Parameter], window: Pair, pretrained_window: Pair
-    ) -> bool:
+    def is_current(self, weights: list[nn.Parameter], key: tuple) -> bool:
         olds = zip(weights, self.parameters, self.weights, self.versions, strict=True)
-        return self.windows == (window, pretrained_window) and all(_is_same(*old) for old in olds)
+        return self.key == key and all(_is_same(*old) for old in olds)
 
 
 def _cheap_to_compare(parameter: Tensor) -> bool:

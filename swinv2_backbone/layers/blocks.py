@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionConstants, ConstantsCache, WindowAttention
 from .caches import transforms_active
-from .fused_attention import use_fused_attention
+from .fused_attention import Choice, choose_attention, use_fused_attention
 from .fused_norm import add_normed, use_fused_norm
 from .patches import PatchMerging
 from .sdpa_attention import TOKENS_IN_CACHE
@@ -215,7 +215,8 @@ class SwinTransformerStage(nn.Module):
         """
         size = (x.shape[1], x.shape[2])
         grids = [WindowGrid.for_map(size, self.window, shifted) for shifted in (False, True)]
-        constants = self.attention_constants(grids[0].window)
+        as_table = self.choose_attention(x).name == 'triton'
+        constants = self.attention_constants(grids[0].window, as_table)
         use_checkpoint = self.with_cp and torch.is_grad_enabled() and not transforms_active()
         for i, block in enumerate(self.blocks):
             by_branch = None if draws is None else (draws[i, 0], draws[i, 1])
@@ -226,8 +227,20 @@ class SwinTransformerStage(nn.Module):
                 x = block(*inputs)
         return x
 
-    def attention_constants(self, window: Pair) -> list[AttentionConstants]:
+    def choose_attention(self, x: Tensor) -> Choice:
+        """The implementation of the attention of all blocks for a map ``(B, H, W, C)``."""
+        attentions = self._attentions()
+        dropout = any(attention.dropout > 0 for attention in attentions)
+        return choose_attention(x, x.shape[-1] // attentions[0].num_heads, dropout)
+
+    def _attentions(self) -> list[WindowAttention]:
+        return [cast(SwinTransformerBlock, block).attn for block in self.blocks]
+
+    def attention_constants(self, window: Pair, as_table: bool = False) -> list[AttentionConstants]:
         """The constants of each block's attention at a window in tokens; see ConstantsCache.
+
+        Args:
+            as_table: Whether the bias is a table, as the Triton kernels take it.
 
         Raises:
             RuntimeError: If `pretrained_window` was never set.
@@ -237,8 +250,8 @@ class SwinTransformerStage(nn.Module):
                 "pretrained_window_sizes='auto': no checkpoint was loaded to read it from; call "
                 'init_weights(), load a state dict of this backbone, or set it'
             )
-        attentions = [cast(SwinTransformerBlock, block).attn for block in self.blocks]
-        return self._constants.get(attentions, window, self.pretrained_window)
+        window_args = window, self.pretrained_window, as_table
+        return self._constants.get(self._attentions(), *window_args)
 
     def clear_caches(self) -> None:
         """Forget what was computed from the weights; see :class:`ConstantsCache`."""

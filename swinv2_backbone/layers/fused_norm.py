@@ -3,7 +3,6 @@
 B images, C channels. Maps are channels-last: ``(B, ..., C)``.
 """
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -12,26 +11,23 @@ from torch import Tensor
 
 from .caches import transforms_active
 from .precision import at_least_float32, without_autocast
-from .triton_support import can_run_triton
-
-_HALF_DTYPES = torch.bfloat16, torch.float16
+from .selection import TRITON_DTYPES, configured_implementation, triton_obstacle
 
 
 def use_fused_norm(x: Tensor, branch: Tensor) -> bool:
     """Whether :func:`add_normed` is to add a branch to a map.
 
-    It is where Triton runs (:func:`~.triton_support.can_run_triton`), for branches in half
-    precision. As the fused attention, it is not for exporters, forward-mode differentiation and
-    the transforms of torch.func, which need operators that torch knows.
+    It is where Triton runs (:func:`~.selection.triton_obstacle`), for branches in half precision.
+    As the fused attention, it is not for exporters, forward-mode differentiation and the transforms
+    of torch.func, which need operators that torch knows.
     """
-    if branch.dtype not in _HALF_DTYPES or x.dtype not in (*_HALF_DTYPES, torch.float32):
+    if branch.dtype not in TRITON_DTYPES or x.dtype not in (*TRITON_DTYPES, torch.float32):
         return False
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or transforms_active():
         return False
-    if not torch.compiler.is_compiling() and transforms_active():
-        return False
-    choice = os.environ.get('SWINV2_ATTENTION', 'fused')
-    return choice in ('fused', 'fast', 'triton') and can_run_triton(x, choice == 'triton')
+    name = configured_implementation()
+    chosen = name == 'triton' or (name is None and x.device.type == 'cuda')
+    return chosen and triton_obstacle(x.device) is None
 
 
 def add_normed(

@@ -11,10 +11,12 @@ backward computes them again.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .precision import without_autocast
 from .windows import WindowGrid, WindowGroup
@@ -42,7 +44,7 @@ def attend_by_sdpa(
     else:
         at_once = windows_at_once or len(qkv)  # All windows.
         bias = bias.to(qkv.dtype)  # Only the kernel for CPUs takes a mask of another dtype.
-    with without_autocast(qkv):
+    with without_autocast(qkv), _pinned_backend(qkv):
         for group in _groups_of(qkv, size, window, shifted):
             mask = _masked_bias(bias, group)[None]
             for tokens in group.tokens.split(at_once):
@@ -90,6 +92,17 @@ def attend_by_sdpa_backward(
                 )
                 _scatter(windows, tokens, group, grads[0].flatten(1))
     return grads
+
+
+def _pinned_backend(x: Tensor) -> AbstractContextManager:
+    """Which kernels SDPA may choose from on a GPU.
+
+    Not cuDNN's, which torch prefers on Hopper: its first call for each shape is slow, and it has
+    misread masks (pytorch #191612, #196678). The flash kernels take no mask.
+    """
+    if x.device.type != 'cuda':
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _groups_of(

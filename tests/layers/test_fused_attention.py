@@ -177,7 +177,7 @@ def test_the_variable_chooses_the_implementation(monkeypatch, small, value, fuse
 
 def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv('SWINV2_ATTENTION', 'flash')
-    message = "SWINV2_ATTENTION: got 'flash', allowed: 'fused' or 'reference'"
+    message = "SWINV2_ATTENTION: got 'flash', allowed: 'fused', 'triton', 'sdpa' or 'reference'"
     with pytest.raises(ValueError, match=message):
         use_fused_attention()
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers import blocks, fused_norm, triton_support
+from swinv2_backbone.layers import blocks, fused_norm, selection
 from swinv2_backbone.layers.blocks import DropPath
 from swinv2_backbone.layers.fused_norm import add_normed, use_fused_norm
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
@@ -148,7 +148,8 @@ def choose(monkeypatch):
     monkeypatch.setattr(
         blocks, 'use_fused_norm', lambda *args: choice and use_fused_norm(*args), raising=True
     )
-    monkeypatch.setattr(fused_norm, 'can_run_triton', lambda *_: INTERPRETING)
+    monkeypatch.setattr(fused_norm, 'configured_implementation', lambda: 'triton')
+    monkeypatch.setattr(fused_norm, 'triton_obstacle', lambda _: None if INTERPRETING else 'none')
     choice = True
 
     def choose(fused):
@@ -272,13 +273,13 @@ def test_compiled_as_one_graph(choose, autocast):
     ],
 )
 def test_where_it_runs(monkeypatch, choice, device, runs):
-    monkeypatch.setattr(triton_support, '_HAS_TRITON', True)
+    monkeypatch.setattr(selection, '_HAS_TRITON', True)
     monkeypatch.setenv('SWINV2_ATTENTION', choice)
     half, single = (torch.empty(2, 3, device=device, dtype=d) for d in (*HALF[:1], torch.float32))
     assert use_fused_norm(single, half) == use_fused_norm(half, half) == runs
     assert not use_fused_norm(single, single)
     assert not use_fused_norm(half.double(), half)
-    monkeypatch.setattr(triton_support, '_HAS_TRITON', False)
+    monkeypatch.setattr(selection, '_HAS_TRITON', False)
     assert not use_fused_norm(single, half)
 
 

@@ -171,7 +171,8 @@ def test_the_host_never_waits(choose, implementation, mode, amp):
 def test_the_host_never_waits_around_the_attention(monkeypatch, choose, mode, amp):
     """Whichever runs, with the fused norm."""
     choose('fused')
-    monkeypatch.setattr(fused_norm, 'can_run_triton', lambda *_: HAS_TRITON)
+    implementation = 'triton' if HAS_TRITON else 'sdpa'
+    monkeypatch.setattr(fused_norm, 'configured_implementation', lambda: implementation)
     counter = count(mode, 200, 8, amp, SMALL_ARCH)
     assert counter.counts['forward'] == 16 * HAS_TRITON
     assert not counter.waits
