@@ -2,7 +2,7 @@
 
 The import requires torch and mmengine alone. It registers :class:`SwinTransformerV2` in mmengine's
 root ``MODELS``, :class:`SwinV2LayerDecayConstructor` in its ``OPTIM_WRAPPER_CONSTRUCTORS`` and
-:class:`ClearCachesHook` in its ``HOOKS``.
+:class:`ClearCachesHook` in its ``HOOKS`` (this one only where mmengine's hooks can be imported).
 """
 
 from importlib.util import find_spec
@@ -15,9 +15,16 @@ if find_spec('mmengine') is None:
         "(docs/installation.md has the steps for all of OpenMMLab's stack)"
     )
 
-from .hooks import ClearCachesHook
 from .optim import SwinV2LayerDecayConstructor
 from .swin_transformer_v2 import SwinTransformerV2
 from .version import __version__
 
-__all__ = ['ClearCachesHook', 'SwinTransformerV2', 'SwinV2LayerDecayConstructor', '__version__']
+__all__ = ['SwinTransformerV2', 'SwinV2LayerDecayConstructor', '__version__']
+
+# mmengine's hooks import opencv, which the backbone does without; on a server it may lack libGL.
+try:
+    from .hooks import ClearCachesHook as ClearCachesHook
+except ImportError:
+    pass
+else:
+    __all__ += ['ClearCachesHook']

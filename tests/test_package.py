@@ -29,6 +29,17 @@ print([m for m in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision", "timm"
     assert result.stdout.splitlines()[-1:] == ['[]'], result.stdout + result.stderr
 
 
+def test_importing_needs_no_opencv():
+    """mmengine imports it with its hooks; a server may lack it, or the libGL that it needs."""
+    result = python("""
+import sys
+sys.modules['cv2'] = None  # any import of it raises
+import swinv2_backbone
+print(swinv2_backbone.SwinTransformerV2.__name__, hasattr(swinv2_backbone, 'ClearCachesHook'))
+""")
+    assert result.stdout.split() == ['SwinTransformerV2', 'False'], result.stderr
+
+
 def test_layers_need_torch_alone():
     """As a whole they are imported in an interpreter that has no mmengine."""
     result = python("""
