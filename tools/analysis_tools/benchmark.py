@@ -39,7 +39,7 @@ def main() -> None:
         say(f'case {index + 1} of {len(cases)}: {case}')
         results['cases'].append(Measurement(case, args).run(names))
         print(report.text_table(results['cases'][-1]), end='\n\n', flush=True)
-        report.write(results, args.out)
+        report.write(results, report.markdown(results), args.out)
     say(f'-> {args.out}/results.json, results.md, chart.png')
 
 

@@ -13,14 +13,36 @@ ARCHITECTURES = {
     # No released model: for trying the benchmark out in seconds.
     'mini': dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
 }
-# What each is called in tables, in the order of a round.
-LABELS = {
+# How a step is executed: the end of an implementation's name, as in 'timm+compile', and its label.
+EXECUTIONS = {
+    '': '',
+    '+graph': ', CUDA graph',
+    '+compile': ', compiled',
+    '+compile+graph': ', compiled, CUDA graph',
+}
+_NETWORKS = {
     'ours': 'ours',
+    'ours_sdpa': 'ours, SDPA',
     'ours_reference': 'ours, reference attention',
     'ours_sequential': 'ours, windows_at_once',
     **{name: each.label or name for name, each in IMPLEMENTATIONS.items()},
+}
+# What each is called in tables, in the order of a round.
+LABELS = {
+    **{n + e: label + text for n, label in _NETWORKS.items() for e, text in EXECUTIONS.items()},
     'gemm': 'GEMM limit',
 }
+
+
+def network_of(name: str) -> str:
+    """The name without its execution: 'timm+compile' to 'timm'."""
+    return name.partition('+')[0]
+
+
+def is_another_v2(name: str) -> bool:
+    """Whether it is another implementation of the same network, SwinV2."""
+    found = IMPLEMENTATIONS.get(network_of(name))
+    return found is not None and found.is_v2
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from tools.benchmarking.cases import LABELS
-from tools.benchmarking.implementations import IMPLEMENTATIONS
+from tools.benchmarking.cases import LABELS, is_another_v2
 
 
-def _colors() -> dict:
+def _colors(shown: list[str]) -> dict:
     """Warm colors for ours, blues for the others, gray for the limit and for another network."""
-    ours = [name for name in LABELS if name.startswith('ours')]
-    others = [name for name, each in IMPLEMENTATIONS.items() if each.is_v2]
-    colors = dict.fromkeys(LABELS, '0.65') | {'gemm': '0.85'}
+    ours = [name for name in shown if name.startswith('ours')]
+    others = [name for name in shown if is_another_v2(name)]
+    colors = dict.fromkeys(shown, '0.65') | {'gemm': '0.85'}
     for names, map_name in ((ours, 'Reds'), (others, 'Blues')):
         shades = plt.get_cmap(map_name)
         for index, name in enumerate(names):
@@ -33,7 +32,7 @@ def draw(results: dict, path: Path) -> None:
     bars, ticks, labels, top = [], [], [], 0.0
     for result in results['cases']:
         times = {name: each['median'] for name, each in result['implementations'].items()}
-        unit = times.get(result['fastest_implementation'] or 'ours')
+        unit = times.get(result['fastest_implementation'] or result['fastest_ours'])
         if unit is None:
             continue
         bars += [
@@ -43,7 +42,9 @@ def draw(results: dict, path: Path) -> None:
         labels.append(result['name'].replace(', ', '\n', 1))
         top += len(times) + 1
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.24 * top), layout='constrained')
-    _draw_bars(axes, bars)
+    shown = [name for name in LABELS if any(name == bar[1] for bar in bars)]
+    colors = _colors(shown)
+    _draw_bars(axes, bars, colors)
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.set_xlabel(
         'speed relative to the fastest other implementation, the dashed line (higher is better; '
@@ -56,9 +57,8 @@ def draw(results: dict, path: Path) -> None:
         f'CPU threads: {machine["threads"]}'
     )
     axes.set_title('\n'.join(textwrap.wrap(title, 80)), fontsize=10)
-    shown = [name for name in LABELS if any(name == bar[1] for bar in bars)]
     figure.legend(
-        [plt.Rectangle((0, 0), 1, 1, color=_colors()[name]) for name in shown],
+        [plt.Rectangle((0, 0), 1, 1, color=colors[name]) for name in shown],
         [LABELS[name] for name in shown],
         loc='outside lower center',
         ncols=4,
@@ -69,9 +69,8 @@ def draw(results: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_bars(axes: plt.Axes, bars: list[tuple[float, str, float]]) -> None:
+def _draw_bars(axes: plt.Axes, bars: list[tuple[float, str, float]], colors: dict) -> None:
     """Draw (position, name, speed) as horizontal bars with their speeds beside them."""
-    colors = _colors()
     longest = 1.6 * max((speed for _, name, speed in bars if name != 'gemm'), default=1.0)
     for position, name, speed in bars:
         bar = axes.barh(position, min(speed, longest), height=0.9, color=colors[name])

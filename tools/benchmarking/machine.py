@@ -15,7 +15,12 @@ from tools.benchmarking.process import ROOT
 
 # The instructions that decide how matrix products run on a CPU.
 _CPU_FLAGS = ('avx512f', 'avx512_bf16', 'amx_tile')
-_LIBRARIES = ('torch', 'mmengine', *dict.fromkeys(i.packages[0] for i in IMPLEMENTATIONS.values()))
+_LIBRARIES = (
+    'torch',
+    'triton',
+    'mmengine',
+    *dict.fromkeys(i.packages[0] for i in IMPLEMENTATIONS.values()),
+)
 
 
 def describe(device: str, threads: int, implementations_folder: Path) -> dict:

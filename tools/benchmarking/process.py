@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
+_ATTENTION = {'ours_reference': 'reference', 'gemm': 'reference', 'ours_sdpa': 'sdpa'}
 
 
 class WorkerError(Exception):
@@ -39,15 +41,18 @@ class Worker:
             env=environment(implementation, implementations_folder, threads),
         )
 
-    def request(self, do: str, **arguments: object) -> dict:
+    def request(self, do: str, timeout: float | None = None, **arguments: object) -> dict:
         """Send a request and wait for its answer; see ``worker.py``.
 
         Raises:
-            WorkerError: If the implementation fails, or its process has ended.
+            WorkerError: If the implementation fails, its process has ended, or it gives no answer
+                for `timeout` seconds; it must be closed then.
         """
         try:
             self._process.stdin.write(json.dumps({'do': do, **arguments}) + '\n')
             self._process.stdin.flush()
+            if not select.select([self._process.stdout], [], [], timeout)[0]:
+                raise WorkerError(f'no answer within {timeout:.0f} s')
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ''
@@ -69,9 +74,13 @@ class Worker:
         lines = [line.strip() for line in self._errors if line.strip()]
         return text + (f': {lines[-1]}' if lines else '')
 
+    def kill(self) -> None:
+        """End the process, from any thread: a request that waits for it fails."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process; it is no error if it has ended."""
-        self._process.kill()
+        self.kill()
         self._process.communicate()
         self._errors.close()
 
@@ -89,6 +98,6 @@ def environment(implementation: str, implementations_folder: Path, threads: int)
         'OMP_NUM_THREADS': str(threads),
         'MKL_NUM_THREADS': str(threads),
     }
-    if implementation in ('ours_reference', 'gemm'):
-        variables['SWINV2_ATTENTION'] = 'reference'
+    if implementation in _ATTENTION:
+        variables['SWINV2_ATTENTION'] = _ATTENTION[implementation]
     return variables

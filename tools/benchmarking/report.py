@@ -1,12 +1,12 @@
 """Tables and files of a benchmark."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from swinv2_backbone.checkpoints.files import atomic_file
 from tools.benchmarking.cases import LABELS
-from tools.benchmarking.chart import draw
-from tools.utils.table import format_number, format_table
+from tools.utils.table import format_number, format_table, markdown_table
 
 _HEAD = (
     'implementation',
@@ -40,16 +40,17 @@ def rows(result: dict) -> list[tuple[str, ...]]:
 def notes(result: dict) -> list[str]:
     """What a case's table does not show, one line each."""
     lines = []
+    ours = result['fastest_ours'] and LABELS[result['fastest_ours']]
     if result['speed_ratio'] is not None:
         lines.append(
-            f'ours is {result["speed_ratio"]:.2f} times as fast as the fastest other '
-            f"implementation, {result['fastest_implementation']} (median of the rounds' own "
-            f'ratios: {result["speed_ratio_by_round"]:.2f})'
+            f'{ours} is {result["speed_ratio"]:.2f} times as fast as the fastest other '
+            f'implementation, {LABELS[result["fastest_implementation"]]} '
+            f"(median of the rounds' own ratios: {result['speed_ratio_by_round']:.2f})"
         )
     if result['memory_ratio'] is not None:
         lines.append(
-            f'ours takes {result["memory_ratio"]:.2f} times the memory of the smallest other '
-            f'implementation, {result["smallest_implementation"]}'
+            f'{ours} takes {result["memory_ratio"]:.2f} times the memory of the smallest other '
+            f'implementation, {LABELS[result["smallest_implementation"]]}'
         )
     if result['multiply_adds'] is not None:
         lines.append(
@@ -68,28 +69,43 @@ def text_table(result: dict) -> str:
     return '\n'.join([result['name'], *('  ' + line for line in lines)])
 
 
-def markdown(results: dict) -> str:
-    """All cases, under a header that says where and with what they ran."""
-    lines = ['# Benchmark', '']
-    for key, value in results['machine'].items():
+def header(machine: dict) -> list[str]:
+    """Where and with what a benchmark ran, one line each."""
+    lines = []
+    for key, value in machine.items():
         if isinstance(value, dict):
             value = ', '.join(f'{name} {version}' for name, version in value.items() if version)
         elif isinstance(value, list):
             value = ', '.join(value) or 'none'
         lines.append(f'- {key.replace("_", " ")}: {value}')
+    return lines
+
+
+def case_section(result: dict) -> list[str]:
+    """The lines of a case in Markdown: heading, table and notes."""
+    lines = ['', f'## {result["name"]}', '', markdown_table(rows(result)), '']
+    return lines + [f'- {note}' for note in notes(result)]
+
+
+def markdown(results: dict) -> str:
+    """All cases, under a header that says where and with what they ran."""
+    lines = ['# Benchmark', '', *header(results['machine'])]
     for result in results['cases']:
-        head, *body = (f'| {" | ".join(row)} |' for row in rows(result))
-        rule = '|---' + '|---:' * (len(_HEAD) - 1) + '|'
-        lines += ['', f'## {result["name"]}', '', head, rule, *body, '']
-        lines += [f'- {note}' for note in notes(result)]
+        lines += case_section(result)
     return '\n'.join(lines) + '\n'
 
 
-def write(results: dict, out: Path) -> None:
-    """Write results.json, results.md and chart.png, each atomically."""
-    texts = {'results.json': json.dumps(results, indent=1), 'results.md': markdown(results)}
-    for name, text in texts.items():
+def write(results: dict, text: str, out: Path) -> None:
+    """Write results.json, results.md (`text`) and chart.png, each atomically.
+
+    Without matplotlib, or without a case, there is no chart.
+    """
+    texts = {'results.json': json.dumps(results, indent=1), 'results.md': text}
+    for name, content in texts.items():
         with atomic_file(out / name) as partial:
-            Path(partial).write_text(text)
-    with atomic_file(out / 'chart.png') as partial:
-        draw(results, Path(partial))
+            Path(partial).write_text(content)
+    if results['cases'] and find_spec('matplotlib') is not None:
+        from tools.benchmarking.chart import draw
+
+        with atomic_file(out / 'chart.png') as partial:
+            draw(results, Path(partial))

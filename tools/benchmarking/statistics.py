@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tools.benchmarking.implementations import IMPLEMENTATIONS
+from tools.benchmarking.cases import is_another_v2, network_of
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -23,24 +23,28 @@ def summarize(measured: dict[str, dict], multiply_adds: int | None) -> dict:
 
     Returns:
         ``fastest_implementation`` (by median) and ``smallest_implementation`` (by memory), both
-        among the other implementations of SwinV2; ``speed_ratio``: the fastest one's median over
-        ours, above 1 if ours is faster; ``speed_ratio_by_round``: the median of that ratio within
-        each round, for a machine whose speed drifts; ``memory_ratio``: ours over the smallest
-        one's; ``gemm_gflops``: 10**9 floating point operations per second of the GEMM limit, where
-        a multiply-add is two. Each is None where what it needs was not measured.
+        among the other implementations of SwinV2; ``fastest_ours``: 'ours', in the execution that
+        is fastest; ``speed_ratio``: the fastest other's median over its, above 1 if ours is
+        faster; ``speed_ratio_by_round``: the median of that ratio within each round, for a machine
+        whose speed drifts; ``memory_ratio``: its memory over the smallest one's; ``gemm_gflops``:
+        10**9 floating point operations per second of the GEMM limit, where a multiply-add is two.
+        Each is None where what it needs was not measured.
     """
     for each in measured.values():
         each.update(spread(each['seconds']))
-    others = [name for name in measured if name in IMPLEMENTATIONS and IMPLEMENTATIONS[name].is_v2]
+    others = [name for name in measured if is_another_v2(name)]
+    ours_names = [name for name in measured if network_of(name) == 'ours']
     fastest = min(others, key=lambda name: measured[name]['median'], default=None)
     smallest = min(others, key=lambda name: measured[name]['bytes'], default=None)
-    ours, limit = measured.get('ours'), measured.get('gemm')
+    best = min(ours_names, key=lambda name: measured[name]['median'], default=None)
+    ours, limit = best and measured[best], measured.get('gemm')
     for each in measured.values():
         each['speed'] = fastest and measured[fastest]['median'] / each['median']
         each['limit_fraction'] = limit and limit['median'] / each['median']
     result = dict(
         fastest_implementation=fastest,
         smallest_implementation=smallest,
+        fastest_ours=best,
         speed_ratio=None,
         speed_ratio_by_round=None,
         memory_ratio=None,

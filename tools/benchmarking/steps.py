@@ -1,7 +1,8 @@
 """One step of an implementation, and how its time and its memory are measured."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,13 @@ def check_maps(maps: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
         raise ValueError(f'its maps are of shapes {found}, not {shapes}')
     if not all(each.isfinite().all() for each in maps):
         raise ValueError('its maps are not finite')
+
+
+def relative_error(got: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """``|got - exact| / |exact|`` of all tensors together, in the Euclidean norm."""
+    pairs = [(g.double().to(e.device), e.double()) for g, e in zip(got, exact, strict=True)]
+    error = math.hypot(*((g - e).norm().item() for g, e in pairs))
+    return error / math.hypot(*(e.norm().item() for _, e in pairs))
 
 
 def timed(step: Callable[[], object], device: str) -> float:

@@ -2,8 +2,8 @@
 
 Requests are ``{"do": "build", "implementation": ..., "case": {...}, "arch": ..., "drop_path": ...,
 "device": ..., "compile": ..., "threads": ...}`` (further keys go to our constructor), then any
-number of ``{"do": "run"}``, ``{"do": "memory"}`` and ``{"do": "trim"}``. A failure is answered with
-``{"error": reason}``. The process ends when its standard input does.
+number of requests of the other public methods of `Session`, as ``{"do": "run"}``. A failure is
+answered with ``{"error": reason}``. The process ends when its standard input does.
 """
 
 import json
@@ -15,10 +15,17 @@ from typing import TextIO
 import torch
 
 from tools.benchmarking.cases import ARCHITECTURES, Case
+from tools.benchmarking.device import (
+    capture,
+    ceilings,
+    profile_table,
+    step_seconds,
+    without_synchronizing,
+)
 from tools.benchmarking.gemm import Replay, record
 from tools.benchmarking.networks import build_network
-from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, timed
-from tools.utils.memory import trim
+from tools.benchmarking.steps import NetworkStep, check_maps, peak_memory, relative_error, timed
+from tools.utils.memory import PeakMemory, trim
 
 
 class Session:
@@ -31,18 +38,24 @@ class Session:
         arch: str,
         drop_path: float,
         device: str,
-        compile: bool,
+        compile: bool | str,
         threads: int,
         **more: object,
     ) -> dict:
-        """Build the network of a case, do a first step and check its maps."""
+        """Build the network of a case, do a first step and check its maps.
+
+        `compile` may be the name of a backend of torch.compile, instead of its default.
+        """
+        self.step = self.replay = None  # The memory of the case before.
         torch.set_num_threads(threads)
         self.device = device
         case = Case(**case)
         if implementation == 'gemm':
             return self._build_limit(case, arch, drop_path)
         network = build_network(implementation, case, arch, drop_path, **more).to(device)
-        self.step = NetworkStep(torch.compile(network) if compile else network, case, device)
+        if compile:
+            network = torch.compile(network, backend='inductor' if compile is True else compile)
+        self.step = NetworkStep(network, case, device)
         check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
         return {}
 
@@ -66,8 +79,47 @@ class Session:
         count, how = peak_memory(self.step, self.device)
         return {'bytes': count, 'how': how}
 
+    def capture(self) -> dict:
+        """Capture the step in a CUDA graph; bytes that this takes at its peak.
+
+        In eval mode the maps of a replay must be those of the step itself, up to rounding in the
+        dtype of autocast; a graph that reads memory which was freed is off by more.
+        """
+        self.step.clear()
+        memory = PeakMemory(self.device)
+        self.replay = capture(self.step, self.device, self.step.clear)
+        maps = self.replay()
+        count, how = memory.taken()
+        if not self.step.train:
+            error = relative_error(maps, self.step())
+            if not error <= 16 * torch.finfo(self.step.dtype).eps:
+                raise ValueError(f'the maps of the CUDA graph are off by {error:.1e}')
+        return {'bytes': count, 'how': how}
+
+    def measure(self, rounds: int, graph: bool) -> dict:
+        """Seconds of each of a number of steps, or of replays of the graph, after one more."""
+        step = self.replay if graph else self.step
+        return {'seconds': step_seconds(step, self.device, 1 + rounds)[1:]}
+
+    def check_synchronization(self) -> dict:
+        """Fail if the host waits for the device in a step."""
+        with without_synchronizing(self.device):
+            self.step()
+        return {}
+
+    def profile(self) -> dict:
+        """A table of what a step spends its time on."""
+        return {'table': profile_table(self.step, self.device)}
+
+    def ceilings(self, side: int, megabytes: int) -> dict:
+        """Operations and bytes per second of a large product and a large copy."""
+        return ceilings(self.device, side, megabytes)
+
     def trim(self) -> dict:
-        """Give freed memory back to the system."""
+        """Give freed memory, and that of the CUDA graph, back to the system."""
+        if self.replay is not None:
+            self.replay = None
+            self.step.clear()  # The gradients are in the graph's memory.
         trim(self.device)
         return {}
 

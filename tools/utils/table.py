@@ -18,3 +18,11 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         '  '.join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
         for first, *others in rows
     )
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the header first, as a table in Markdown; all columns but the first are flush
+    right.
+    """
+    head, *body = (f'| {" | ".join(row)} |' for row in rows)
+    return '\n'.join([head, '|---' + '|---:' * (len(rows[0]) - 1) + '|', *body])

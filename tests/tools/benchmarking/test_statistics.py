@@ -32,3 +32,13 @@ def test_ratios_without_ours_or_others():
     assert summarize(alone, None)['memory_ratio'] is None
     assert alone['ours']['speed'] is None
     assert summarize({'timm': dict(seconds=[1.0], bytes=1)}, None)['speed_ratio'] is None
+
+
+def test_each_network_counts_in_its_fastest_execution():
+    times = {'ours': 3.0, 'ours+graph': 2.0, 'ours_sdpa': 1.0, 'timm': 8.0, 'timm+compile': 6.0}
+    measured = {name: dict(seconds=[time], bytes=100 * time) for name, time in times.items()}
+    found = summarize(measured, None)
+    assert found['fastest_ours'] == 'ours+graph', 'SDPA is forced by the user, and not what runs'
+    assert found['fastest_implementation'] == 'timm+compile'
+    assert found['speed_ratio'] == 3
+    assert found['memory_ratio'] == pytest.approx(1 / 3)
