@@ -1,8 +1,9 @@
 """Set up `.venv` with the pinned stack; where it is missing, incomplete or stale, make it anew.
 
-With the argument `implementations`, install what the parity tests compare with, by the pip of the
-Python that runs this. Needs nothing but the standard library, and parses on older Pythons, so that
-they get as far as the line that names the Python that is needed.
+With the argument `implementations`, install what the parity tests compare with, and with `triton`
+each version that kernels are compiled with, by the pip of the Python that runs this. Needs nothing
+but the standard library, and parses on older Pythons, so that they get as far as the line that
+names the Python that is needed.
 """
 
 import argparse
@@ -24,6 +25,7 @@ VENV = os.path.join(ROOT, '.venv')
 LOG = os.path.join(VENV, 'install.log')
 STAMP = os.path.join(VENV, 'installed')
 IMPLEMENTATIONS = os.path.join(VENV, 'implementations')
+TRITON = os.path.join(VENV, 'triton')
 CONSTRAINTS = os.path.join(ROOT, 'constraints.txt')
 CACHE = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
 CACHE = os.path.join(CACHE, 'swinv2_backbone')
@@ -227,28 +229,42 @@ def set_up_implementations():
     sys.path.insert(0, ROOT)
     from tools.benchmarking.implementations import packages_by_folder
 
-    os.makedirs(IMPLEMENTATIONS, exist_ok=True)
     for name, packages in packages_by_folder().items():
-        folder = os.path.join(IMPLEMENTATIONS, name)
         pins = [package + '==' + pinned(package) for package in packages]
-        if read(os.path.join(folder, 'installed')) == ' '.join(pins):
-            continue
-        say('installing, for parity tests: ' + ', '.join(pins))
-        shutil.rmtree(folder, ignore_errors=True)
-        # Without dependencies: those are in the environment, and must stay at their versions.
-        target = ['install', '--no-deps', '--target', folder]
-        pip(sys.executable, *target, *pins, failure='could not install ' + name)
-        write(os.path.join(folder, 'installed'), ' '.join(pins))
+        install_into(os.path.join(IMPLEMENTATIONS, name), pins)
+
+
+def set_up_tritons():
+    """Install the versions of Triton, each for processes of its own."""
+    sys.path.insert(0, ROOT)
+    from tools.gpu.tritons import TRITONS
+
+    for version in TRITONS:
+        install_into(os.path.join(TRITON, version), ['triton==' + version])
+
+
+def install_into(folder, pins):
+    """Install packages into a folder, which is put on the path of the processes that need them."""
+    if read(os.path.join(folder, 'installed')) == ' '.join(pins):
+        return
+    say('installing, beside the environment: ' + ', '.join(pins))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    # Without dependencies: those are in the environment, and must stay at their versions.
+    target = ['install', '--no-deps', '--target', folder]
+    pip(sys.executable, *target, *pins, failure='could not install ' + os.path.basename(folder))
+    write(os.path.join(folder, 'installed'), ' '.join(pins))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('what', nargs='?', choices=['stack', 'implementations'], default='stack')
+    others = {'implementations': set_up_implementations, 'triton': set_up_tritons}
+    parser.add_argument('what', nargs='?', choices=['stack', *others], default='stack')
     what = parser.parse_args().what
     try:
-        if what == 'implementations':
+        if what in others:
             with lock():
-                set_up_implementations()
+                others[what]()
         elif read(STAMP) != fingerprint():
             check_machine()
             with lock():

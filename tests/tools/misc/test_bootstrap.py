@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.benchmarking.implementations import packages_by_folder
+from tools.gpu.tritons import FOLDER, TRITONS
 from tools.misc import bootstrap
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,7 @@ def venv(tmp_path, monkeypatch):
     monkeypatch.setattr(bootstrap, 'LOG', str(path / 'install.log'))
     monkeypatch.setattr(bootstrap, 'STAMP', str(path / 'installed'))
     monkeypatch.setattr(bootstrap, 'IMPLEMENTATIONS', str(path / 'implementations'))
+    monkeypatch.setattr(bootstrap, 'TRITON', str(path / 'triton'))
     monkeypatch.setattr(bootstrap, 'CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(sys, 'argv', ['bootstrap.py'])
     monkeypatch.delenv('PIP_FIND_LINKS', raising=False)
@@ -183,6 +185,10 @@ def test_pip_without_an_index_is_recognized(started, monkeypatch):
         bootstrap.pip(sys.executable, *command, failure='could not download')
 
 
+def test_tritons_are_looked_for_where_they_are_installed():
+    assert str(FOLDER) == bootstrap.TRITON
+
+
 def test_parses_on_old_pythons():
     text = (ROOT / 'tools/misc/bootstrap.py').read_text()
     assert ast.parse(text, feature_version=(3, 6)).body
@@ -234,3 +240,21 @@ def test_implementations_are_installed_once_unless_interrupted(started, commands
     monkeypatch.setattr(bootstrap, 'pinned', lambda name: '0')
     bootstrap.set_up_implementations()
     assert len(commands) == 5
+
+
+def test_each_version_of_triton_has_a_folder(started, monkeypatch):
+    targets = {}
+
+    def pip(python, *args, failure):
+        folder = Path(args[args.index('--target') + 1])
+        folder.mkdir(parents=True)
+        targets[args[-1]] = folder
+
+    monkeypatch.setattr(bootstrap, 'pip', pip)
+    monkeypatch.setattr(sys, 'argv', ['bootstrap.py', 'triton'])
+    bootstrap.main()
+    expected = {f'triton=={version}': Path(bootstrap.TRITON, version) for version in TRITONS}
+    assert targets == expected
+    targets.clear()
+    bootstrap.main()
+    assert targets == {}, 'they are there'
