@@ -18,8 +18,8 @@ WORK := work_dirs/$(NAME)
 RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
 
 # Goals that are no files, or folders that are always looked into.
-.PHONY: .venv/implementations env demo data/shapes test test-slow test-cpus coverage parity \
-	parity-record benchmark lint types floors
+.PHONY: .venv/implementations .venv/triton env demo data/shapes test test-slow test-cpus coverage \
+	parity parity-record benchmark gpu-compile gpu-wheels gpu-report lint types floors
 
 ifeq ($(OWN),True)
 env:
@@ -82,6 +82,24 @@ benchmark: .venv/implementations
 		--cases infer:512:8:1 infer:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 \
 		--implementations timm transformers --cases train:800x1344:16:2
+
+# For NVIDIA GPUs, docs/gpu.md. All kernels, compiled for GPUs that are not there: a few minutes.
+.venv/triton: env
+	@$(RUN) tools/misc/bootstrap.py triton
+
+gpu-compile: .venv/triton
+	@$(RUN) tools/analysis_tools/gpu_compile.py
+
+# On a machine with a GPU: checks and timings, in 9 minutes. Without a network it needs the wheels
+# that `make gpu-wheels` downloads elsewhere. Without a GPU it prints the command for that machine.
+gpu-wheels:
+	@$(PYTHON) tools/misc/carry_wheels.py
+
+gpu-report:
+	@python=$(RUN); command -v $$python >/dev/null || python=$(PYTHON); \
+	$$python -c 'import mmengine' 2>/dev/null || $$python -m pip install -q --no-index --no-deps \
+		--find-links .gpu_wheels -r .gpu_wheels/names.txt; \
+	$$python tools/analysis_tools/gpu_report.py
 
 lint: env
 	@$(RUN) -m ruff check .

@@ -83,7 +83,7 @@ def main() -> None:
     print(f'-> {args.out}: {len(entries)} compiled, {len(failures)} failures')
     for failure in failures:
         print(failure)
-    sys.exit(bool(failures))
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == '__main__':
