@@ -72,7 +72,6 @@ TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (64, 64, Tile(64, 32, 8, 1)),
         (128, 16, Tile(128, 64, 8, 1)),
         (128, 64, Tile(128, 32, 8, 1)),
-        (256, 16, Tile(256, 32, 8, 1)),
         (_ANY, 64, Tile(128, 64, 8, 1)),
     ],
     'backward_bias': [(_ANY, 64, Tile(128, 64, 8, 1))],

@@ -32,6 +32,10 @@ def test_kernels_equal_the_reference_in_many_cases():
     assert len(run_cases('kernels', 30, 300)) == 300
 
 
+def test_more_accurate_than_timm_under_autocast():
+    assert len(run_cases('timm')) == 8
+
+
 def test_the_model_is_as_accurate_as_with_sdpa():
     run_cases('model')
 

@@ -1,6 +1,6 @@
 """Cases for the Triton kernels, for a process of its own: with TRITON_INTERPRET=1 on a CPU.
 
-Usage: python -m tests.layers.triton_cases kernels FIRST COUNT | model | compile
+Usage: python -m tests.layers.triton_cases kernels FIRST COUNT | timm | model | compile
 It prints a line for each case, and fails at the first that is not as accurate as it must be.
 """
 
@@ -11,6 +11,7 @@ import sys
 os.environ['TRITON_INTERPRET'] = '1'  # Before the first kernel is defined.
 
 import torch
+import torch.nn.functional as F
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers import triton_attention
@@ -96,6 +97,40 @@ def reference(qkv, scale, table, grid, grad_out):
     return out, *torch.autograd.grad(out, inputs, grad_out.double())
 
 
+def check_against_timm():
+    """In bfloat16, everything is closer to float64 than by timm's formula under autocast."""
+    torch.manual_seed(0)
+    for window in (8, 12):
+        grid = WindowGrid.for_map((2 * window, window), (window, window), False)
+        qkv = torch.randn(2 * window**2, 3, 2, 32).to(torch.bfloat16)
+        scale, table = 10 + 90 * torch.rand(2, 1, 1), 16 * torch.rand(2, (2 * window - 1) ** 2)
+        grad_out = torch.randn(len(qkv), 64).to(torch.bfloat16)
+        expected = reference(qkv, scale, table, grid, grad_out)
+        arguments = qkv, scale, table, grid.size, grid.window, grid.shifted
+        ours = (
+            triton_attention.attend_by_triton(*arguments),
+            *triton_attention.attend_by_triton_backward(grad_out, *arguments),
+        )
+        inputs = [x.clone().requires_grad_() for x in (qkv, scale, table)]
+        out = attend_as_timm(*inputs, grid)
+        theirs = out, *torch.autograd.grad(out, inputs, grad_out)
+        for name, *results in zip(NAMES, ours, theirs, expected, strict=True):
+            error, other = (relative_error(result, results[2]) for result in results[:2])
+            print(f'window {window}, {name}: {error:.1e}, as timm {other:.1e}')
+            assert error < other
+
+
+def attend_as_timm(qkv, scale, table, grid):
+    """Attention as timm (1.0) writes it, under autocast."""
+    windows = grid.split(qkv.flatten(1).unflatten(0, (-1, *grid.size))).unflatten(-1, qkv.shape[1:])
+    q, k, v = windows.permute(2, 0, 3, 1, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        cosines = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        weights = (cosines * scale + expand_table(table, grid.window)).softmax(-1)
+        attended = weights @ v
+    return grid.merge(attended.transpose(1, 2).flatten(2)).flatten(0, 2)
+
+
 def check_model():
     """The backbone with the kernels and with SDPA, both against float64: forward and backward."""
     # Stages of several windows, shifted and padded; heads of 16 channels.
@@ -163,4 +198,5 @@ if __name__ == '__main__':
         for seed in range(first, first + count):
             check_kernels(seed)
     else:
-        {'model': check_model, 'compile': check_compile}[what]()
+        checks = {'timm': check_against_timm, 'model': check_model, 'compile': check_compile}
+        checks[what]()
