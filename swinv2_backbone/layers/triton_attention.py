@@ -41,8 +41,8 @@ class Tile(NamedTuple):
 
 
 # For each kernel: up to N tokens per window and d channels per head, the tile. The first that fits
-# is taken. Chosen by code compiled for sm_90 by Triton 3.7.1, without a GPU: no registers spilled,
-# and few instructions. Other architectures, and Triton 3.6, spill in some; nothing was timed.
+# is taken. Chosen without a GPU, by compiled code (docs/benchmarks/gpu_compiled.md): few registers
+# spilled, and few instructions. Nothing was timed.
 _ANY = 2**31
 _KERNELS = {
     kernel.__name__: kernel
@@ -54,7 +54,6 @@ TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (32, 64, Tile(32, 32, 2, 2)),
         (64, 64, Tile(64, 64, 4, 2)),
         (128, 64, Tile(64, 128, 8, 2)),
-        (256, 32, Tile(64, 256, 8, 2)),
         (_ANY, 64, Tile(128, 64, 8, 1)),
     ],
     'backward_whole': [
@@ -62,18 +61,18 @@ TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (16, 64, Tile(16, 16, 2, 2)),
         (32, 32, Tile(32, 32, 2, 2)),
         (32, 64, Tile(32, 32, 4, 2)),
-        (64, 32, Tile(64, 64, 4, 2)),
+        (64, 32, Tile(64, 64, 4, 1)),
     ],
     'backward_queries': [
         (64, 64, Tile(64, 64, 4, 1)),
-        (128, 32, Tile(64, 128, 8, 1)),
         (_ANY, 64, Tile(128, 64, 8, 1)),
     ],
     'backward_keys': [
         (64, 64, Tile(64, 32, 8, 1)),
         (128, 16, Tile(128, 64, 8, 1)),
         (128, 64, Tile(128, 32, 8, 1)),
-        (_ANY, 64, Tile(128, 64, 8, 1)),
+        (_ANY, 32, Tile(128, 64, 8, 1)),
+        (_ANY, 64, Tile(128, 32, 8, 1)),
     ],
     'backward_bias': [(_ANY, 64, Tile(128, 64, 8, 1))],
 }
