@@ -45,7 +45,10 @@ class DataHook(Hook):
     def _check(self, runner: Runner, loader: DataLoader) -> None:
         for dataset in plain_datasets(loader.dataset):
             classes = dataset.metainfo.get('classes') or ()
-            check_num_classes(runner.cfg.model, len(classes))
+            # Of panoptic data, whose heads of boxes and masks predict things alone.
+            things = dataset.metainfo.get('thing_classes') or classes
+            exact = runner.cfg.default_scope == 'mmdet'
+            check_num_classes(runner.cfg.model, len(things), exact)
             check_files(dataset, runner.cfg.default_scope)
             # (All have those of the model's heads.)
             self.num_classes = len(classes) * (runner.cfg.default_scope == 'mmseg')
@@ -65,7 +68,7 @@ class DataHook(Hook):
         samples = data_batch['data_samples'] if self.num_classes else ()
         for sample, image in zip(samples, data_batch['inputs'], strict=False):
             if isinstance(sample, BaseDataElement) and 'gt_sem_seg' in sample:
-                check_labels(sample.gt_sem_seg.data, self.num_classes, sample.seg_map_path)
+                check_labels(sample.gt_sem_seg.data, self.num_classes, _path(sample))
                 yield sample, image
 
     def _check_size(self, sample: BaseDataElement, size: tuple[int, int] | None) -> None:
@@ -75,14 +78,20 @@ class DataHook(Hook):
             sample: Of a batch.
             size: Height and width of the image in the batch, if the label map must have them.
         """
-        path, labels = sample.seg_map_path, tuple(sample.gt_sem_seg.shape[-2:])
+        path, labels = _path(sample), tuple(sample.gt_sem_seg.shape[-2:])
         if size is not None and labels != size:
             _refuse_size(path, labels, size)
-        if path not in self.seen:
+        # A pipeline packs these two by default, and need not.
+        if path not in self.seen and {'seg_map_path', 'ori_shape'} <= set(sample.all_keys()):
             self.seen.add(path)
             with suppress(OSError), Image.open(path) as stored:
                 if stored.size[::-1] != tuple(sample.ori_shape):
                     _refuse_size(path, stored.size[::-1], sample.ori_shape)
+
+
+def _path(sample: BaseDataElement) -> str:
+    """The path of a sample's label map, or what it is called if its pipeline packs no path."""
+    return sample.get('seg_map_path') or 'of a batch'
 
 
 def _refuse_size(path: str, labels: tuple[int, int], image: tuple[int, int]) -> None:
@@ -91,17 +100,22 @@ def _refuse_size(path: str, labels: tuple[int, int], image: tuple[int, int]) -> 
     )
 
 
-def check_num_classes(model: ConfigDict, num_classes: int) -> None:
+def check_num_classes(model: ConfigDict, num_classes: int, exact: bool = False) -> None:
     """Compare the `num_classes` of the heads in a model's config with those of a dataset.
 
+    Args:
+        exact: Whether more classes than those of the dataset are refused, too, in a roi_head:
+            mmdet's metrics look up a prediction's class among these, and fail after a training.
+            (In GroundingDINO's head, 256 is the length of a text.)
+
     Raises:
-        UserError: If a head has fewer: labels would be out of its range.
+        UserError: If a head has fewer: labels would be out of its range. With `exact`, also more.
     """
     for name, head in _heads(model):
         given = head.get('num_classes')
         if num_classes and given is not None and given != num_classes:
             message = f'{name}.num_classes: got {given}; the data set has {num_classes} classes'
-            if given < num_classes:
+            if given < num_classes or (exact and '.roi_head.' in name):
                 raise UserError(message)
             print_log(message, logger='current', level=logging.WARNING)
 

@@ -1,12 +1,13 @@
 """Batches and settings that end in errors that hide the cause; and label maps as they come."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import BaseDataset, InfiniteSampler
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,7 +17,7 @@ for toolbox in ('mmcv', 'mmdet', 'mmseg'):
 
 from tests.helpers.scripts import call, error_line
 from tools import test, train
-from tools.utils import file_checks
+from tools.utils import data_hook, file_checks
 from tools.utils.data_hook import check_batch_norm, check_num_classes
 from tools.utils.errors import UserError
 
@@ -95,6 +96,18 @@ def test_heads_with_fewer_classes_than_the_data_are_refused():
     check_num_classes(ConfigDict(MODEL), 0)  # A data set without names of classes.
 
 
+def test_a_detector_with_more_classes_than_the_data_is_refused(tasks, tmp_path, capsys):
+    """CocoMetric would fail on the first prediction of such a class, after a training."""
+    options = [f'model.roi_head.{name}_head.num_classes=7' for name in ('bbox', 'mask')]
+    line = error_line(
+        capsys,
+        train.main,
+        tasks.configs['detection'],
+        *('--work-dir', tmp_path, '--cfg-options', *options),
+    )
+    assert 'model.roi_head.bbox_head.num_classes: got 7; the data set has 4 classes' in line
+
+
 # --- label maps as they come ----------------------------------------------------------------------
 
 
@@ -147,6 +160,38 @@ def test_bad_label_maps_end_a_test_with_one_line(tasks, late, capsys, change):
     path, options = late(change, 'val')
     arguments = tasks.configs['segmentation'], tasks.checkpoints['segmentation'], *options
     assert f"label map '{path}' has " in error_line(capsys, test.main, *arguments)
+
+
+def test_heads_of_panoptic_models_have_the_things_alone(monkeypatch):
+    monkeypatch.setattr(data_hook, 'check_files', lambda *args: None)
+    names = [str(number) for number in range(133)]
+    dataset = BaseDataset(metainfo=dict(classes=names, thing_classes=names[:80]), lazy_init=True)
+    model = dict(roi_head=dict(bbox_head=dict(num_classes=80)))
+    cfg = ConfigDict(model=model, default_scope='mmdet')
+    runner, loader = SimpleNamespace(cfg=cfg), SimpleNamespace(dataset=dataset)
+    data_hook.DataHook()._check(runner, loader)
+    cfg.model.roi_head.bbox_head.num_classes = 133
+    with pytest.raises(UserError, match='got 133; the data set has 80 classes'):
+        data_hook.DataHook()._check(runner, loader)
+
+
+def test_heads_whose_number_is_no_count_of_classes_pass():
+    """GroundingDINO's is the length of a text."""
+    check_num_classes(ConfigDict(bbox_head=dict(num_classes=256)), 80, exact=True)
+
+
+def test_samples_need_no_more_keys_than_mmseg_asks_for(tasks, tmp_path):
+    """A pipeline of one's own may pack neither the path of a label map nor the image's size."""
+    config = tmp_path / 'keys.py'
+    config.write_text(
+        f"_base_ = '{tasks.configs['segmentation']}'\n"
+        "pack = dict(type='PackSegInputs', meta_keys=('img_shape',))\n"
+        "pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), pack]\n"
+        'train_dataloader = dict(dataset=dict(pipeline=pipeline))\n'
+        'train_cfg = dict(max_iters=1)\n'
+        'val_dataloader = val_cfg = val_evaluator = None\n'
+    )
+    call(train.main, config, '--work-dir', tmp_path / 'work')
 
 
 def test_an_error_in_a_worker_names_the_file(tasks, late):
