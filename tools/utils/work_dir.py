@@ -43,8 +43,9 @@ def latest_checkpoint(work_dir: str) -> str | None:
     latest = newest[0] if len(newest) == 1 else max(newest, key=_iterations)
     last = max((path for each in found.values() for _, path in each), key=_written)
     if _written(last) > _written(latest):
+        by = 'its number' if len(newest) == 1 else 'the iterations that it records'
         print(
-            f"'{work_dir}': {latest.name} is the newest checkpoint by its number, though "
+            f"'{work_dir}': {latest.name} is the newest checkpoint by {by}, though "
             f'{last.name} was written later; to take that, name it',
             file=sys.stderr,
         )
