@@ -11,7 +11,7 @@ needs a kernel of its own.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +21,8 @@ from torch import Tensor
 from .triton_backward import backward_bias, backward_keys, backward_queries, backward_whole
 from .triton_bias import reduce_to_table
 from .triton_forward import forward
-from .triton_tiles import SIZES
 from .windows import WindowGrid
 
-HEAD_WIDTHS = (16, 32, 64)
 # Warps that a multiprocessor gets, of all programs of a kernel: each computes many windows.
 _WARPS_PER_MULTIPROCESSOR = 16
 # What Triton's interpreter stands for.
@@ -205,36 +203,6 @@ def _constants(name: str, tile: Tile, tokens: int, width: int) -> dict[str, Any]
         return constants
     owned = tile.queries if name == 'backward_keys' else tile.keys
     return {**constants, 'ONE_TILE': owned >= tokens}
-
-
-def compile_arguments(
-    window: tuple[int, int], width: int, dtype: str
-) -> Iterator[tuple[Any, dict[str, str], dict[str, Any], int, int]]:
-    """What Triton needs to compile each kernel of a window and head width, without a GPU.
-
-    Args:
-        window: Height and width in tokens.
-        width: Channels per head.
-        dtype: Triton's name of the dtype of maps, 'bf16' or 'fp16'.
-
-    Yields:
-        Kernel, types of its pointers, compile-time constants, warps, stages. All other arguments
-        are int32.
-    """
-    tokens = math.prod(window)
-    for name, tile in plan(tokens, width).items():
-        kernel, constants = _KERNELS[name], _constants(name, tile, tokens, width)
-        yield kernel, _pointers(kernel, constants, dtype), constants, tile.warps, tile.stages
-    cols = triton.next_power_of_2(2 * window[1] - 1)
-    constants = {'ROWS': max(1, 2048 // cols), 'COLS': cols}
-    kernel = reduce_to_table
-    yield kernel, _pointers(kernel, constants, dtype), constants, 4, 3
-
-
-def _pointers(kernel: Any, constants: dict[str, Any], dtype: str) -> dict[str, str]:
-    pointers = [n for n in kernel.arg_names if n not in (*SIZES, *constants)]
-    maps = ('qkv', 'out', 'grad_out', 'grad_qkv')
-    return {name: f'*{dtype}' if name in maps else '*fp32' for name in pointers}
 
 
 def attend_by_triton(
