@@ -61,10 +61,7 @@ TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (32, 64, Tile(32, 32, 4, 2)),
         (64, 32, Tile(64, 64, 4, 1)),
     ],
-    'backward_queries': [
-        (64, 64, Tile(64, 64, 4, 1)),
-        (_ANY, 64, Tile(128, 64, 8, 1)),
-    ],
+    'backward_queries': [(64, 64, Tile(64, 64, 4, 1)), (_ANY, 64, Tile(128, 64, 8, 1))],
     'backward_keys': [
         (64, 64, Tile(64, 32, 8, 1)),
         (128, 16, Tile(128, 64, 8, 1)),
