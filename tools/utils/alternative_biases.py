@@ -89,8 +89,9 @@ def replaced_bias(model: SwinTransformerV2, bias: Bias) -> Iterator[None]:
 
 
 def _replace_bias(
-    stage: SwinTransformerStage, bias: Bias, window: Pair
+    stage: SwinTransformerStage, bias: Bias, window: Pair, as_table: bool = False
 ) -> list[AttentionConstants]:
+    # These biases are no tables. For what is not, SDPA computes the attention, also on a GPU.
     original = SwinTransformerStage.attention_constants(stage, window)
     return [
         constants._replace(bias=bias(block.attn.cpb_mlp, window, stage.pretrained_window))
