@@ -16,8 +16,8 @@ DEFECTS = [
     (
         'drop_path_follows_the_post_norm',
         'layers/blocks.py',
-        'self.drop_path(self.norm1(attended), first)',
-        'self.norm1(self.drop_path(attended, first))',
+        'self.drop_path(norm(branch), draws)',
+        'norm(self.drop_path(branch, draws))',
     ),
     (
         'post_norms_are_zero_initialized',
