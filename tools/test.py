@@ -13,12 +13,12 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from swinv2_backbone import SwinTransformerV2
+from tools.engine.config_checks import check_data
+from tools.engine.cost import CostHook
+from tools.engine.results import results_table, write_results
+from tools.engine.runner import execute, load_config, test_evaluators, use_checkpoint
 from tools.utils import cli
-from tools.utils.config_checks import check_data
-from tools.utils.cost import CostHook
 from tools.utils.errors import UserError
-from tools.utils.results import results_table, write_results
-from tools.utils.runner import execute, load_config, test_evaluators, use_checkpoint
 
 
 def parse_args():
@@ -100,7 +100,7 @@ def use_tta(cfg: Config) -> None:
     if cfg.default_scope == 'mmdet':
         print('--tta: mmdet can merge only boxes, so mask AP is left out', file=sys.stderr)
         if cfg.model.type == 'DetTTAModel':
-            import tools.utils.tta  # noqa: F401  registers BoxTTAModel
+            import tools.engine.tta  # noqa: F401  registers BoxTTAModel
 
             cfg.model.type = 'BoxTTAModel'
         for evaluator in test_evaluators(cfg):
@@ -168,7 +168,7 @@ def main():
     if not is_main_process():
         return
     if args.baseline:
-        from tools.utils.majority_baseline import majority_baseline
+        from tools.engine.majority_baseline import majority_baseline
 
         rows['most frequent class'] = majority_baseline(original_cfg)
         write_results(path, args, rows)

@@ -10,13 +10,13 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from tools.engine.amp import use_amp
+from tools.engine.config_checks import check_data
+from tools.engine.duration import DurationHook
+from tools.engine.runner import execute, load_config
+from tools.engine.work_dir import latest_checkpoint, only_training
 from tools.utils import cli
-from tools.utils.amp import use_amp
-from tools.utils.config_checks import check_data
-from tools.utils.duration import DurationHook
 from tools.utils.errors import UserError
-from tools.utils.runner import execute, load_config
-from tools.utils.work_dir import latest_checkpoint, only_training
 
 
 def parse_args():

@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
 from tests.helpers.scripts import isolated
-from tools.utils.runner import execute
+from tools.engine.runner import execute
 
 
 @MODELS.register_module()

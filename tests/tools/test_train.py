@@ -22,7 +22,7 @@ from mmseg.models import UPerHead
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.compat import safe_mmengine_globals
 from tools import test, train
-from tools.utils.work_dir import latest_checkpoint
+from tools.engine.work_dir import latest_checkpoint
 
 TASKS = ('segmentation', 'detection')
 
@@ -173,7 +173,7 @@ def test_scaling_in_the_config_counts_accumulation():
 
 
 def test_amp_on_a_cpu_trains_under_bfloat16(tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr('tools.utils.amp.get_device', lambda: 'cpu')
+    monkeypatch.setattr('tools.engine.amp.get_device', lambda: 'cpu')
     seen = []
     forward = UPerHead.forward
 

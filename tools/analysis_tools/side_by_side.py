@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
+from tools.engine.config_checks import check_data
+from tools.engine.runner import execute, load_config, use_checkpoint
 from tools.utils import cli
-from tools.utils.config_checks import check_data
-from tools.utils.runner import execute, load_config, use_checkpoint
 
 _CAPTION_HEIGHT = 22
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
+from tools.engine.runner import check_checkpoint, load_config, use_checkpoint
 from tools.utils import cli
 from tools.utils.errors import UserError
 from tools.utils.onnx_export import (
@@ -28,7 +29,6 @@ from tools.utils.onnx_export import (
     replace_adaptive_pools,
     size_steps,
 )
-from tools.utils.runner import check_checkpoint, load_config, use_checkpoint
 
 # Relative to the largest value of an output.
 TOLERANCE = 1e-4

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.helpers.toy_training import ToyModel, config, run
-from tools.utils.duration import DurationHook
+from tools.engine.duration import DurationHook
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def durations(monkeypatch, tmp_path):
         return forward(model, inputs, data_samples, mode)
 
     monkeypatch.setattr(ToyModel, 'forward', take_time)
-    monkeypatch.setattr('tools.utils.duration.time.perf_counter', lambda: now[0])
+    monkeypatch.setattr('tools.engine.duration.time.perf_counter', lambda: now[0])
 
     def train(**kwargs):
         cfg = config(tmp_path, **kwargs)

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.helpers.scripts import ROOT
-from tools.utils.config_checks import check_data, check_override, check_top_level
+from tools.engine.config_checks import check_data, check_override, check_top_level
 from tools.utils.errors import UserError
 
 CONFIGS = {

@@ -15,9 +15,9 @@ pytest.importorskip('mmdet')
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 
-from tools.utils import file_checks
+from tools.data import file_checks
+from tools.data.file_checks import check_files, explained_data_errors, plain_datasets
 from tools.utils.errors import UserError
-from tools.utils.file_checks import check_files, explained_data_errors, plain_datasets
 
 CLASSES = dict(classes=('background', 'circle', 'square', 'triangle', 'star'))
 NUM_IMAGES = 6

@@ -1,6 +1,6 @@
 """The closing table of a test."""
 
-from tools.utils.results import results_table
+from tools.engine.results import results_table
 
 
 def test_detector_has_a_row_for_boxes_and_one_for_masks():

@@ -5,7 +5,7 @@ import json
 import pytest
 from mmengine.config import ConfigDict
 
-from tools.utils.data_checks import check_categories, coco_categories
+from tools.data.data_checks import check_categories, coco_categories
 from tools.utils.errors import UserError
 
 

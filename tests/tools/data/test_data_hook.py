@@ -17,8 +17,8 @@ for toolbox in ('mmcv', 'mmdet', 'mmseg'):
 
 from tests.helpers.scripts import call, error_line
 from tools import test, train
-from tools.utils import data_hook, file_checks
-from tools.utils.data_hook import check_batch_norm, check_num_classes
+from tools.data import data_hook, file_checks
+from tools.data.data_hook import check_batch_norm, check_num_classes
 from tools.utils.errors import UserError
 
 # --- batch norm -----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from tools.engine.runner import check_checkpoint, load_config, use_checkpoint
 from tools.utils.errors import UserError
-from tools.utils.runner import check_checkpoint, load_config, use_checkpoint
 
 
 def arguments(config, **kwargs):

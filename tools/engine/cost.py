@@ -7,8 +7,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn, tensor
 
+from tools.engine.runner import bare_model
 from tools.utils.memory import PeakMemory, wait_for
-from tools.utils.runner import bare_model
 
 SECONDS, MEGABYTES = 's/image', 'peak MB'
 

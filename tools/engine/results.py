@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mmengine
 
-from tools.utils.cost import MEGABYTES, SECONDS
+from tools.engine.cost import MEGABYTES, SECONDS
 from tools.utils.table import format_number, format_table
 
 # The columns of each toolbox's table, and the metrics they show. The table of detectors has a row

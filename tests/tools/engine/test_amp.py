@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tools.utils.amp import use_amp
+from tools.engine.amp import use_amp
 from tools.utils.errors import UserError
 
 
@@ -13,7 +13,7 @@ def used(monkeypatch):
     """The optimizer wrapper that a device gives."""
 
     def use(dtype, device, scope='mmseg', native=True, **wrapper):
-        monkeypatch.setattr('tools.utils.amp.get_device', lambda: device)
+        monkeypatch.setattr('tools.engine.amp.get_device', lambda: device)
         # A GPU without it emulates bfloat16, slowly, and torch then says that it is supported.
         monkeypatch.setattr(
             torch.cuda,

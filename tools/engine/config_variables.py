@@ -14,7 +14,7 @@ from unittest import mock
 from mmengine.config import Config
 from mmengine.config.utils import RemoveAssignFromAST
 
-from tools.utils.config_checks import top_level_keys
+from tools.engine.config_checks import top_level_keys
 from tools.utils.errors import UserError, first_line
 
 _READ = frozenset((*top_level_keys(), 'custom_imports'))

@@ -5,8 +5,8 @@ import argparse
 import pytest
 
 from tests.helpers.scripts import ROOT
+from tools.engine.runner import load_config
 from tools.utils.errors import UserError
-from tools.utils.runner import load_config
 
 UPERNET = 'segmentation/upernet_swinv2_tiny_{}.py'
 MASK_RCNN = 'detection/mask_rcnn_swinv2_tiny_{}.py'

@@ -9,8 +9,8 @@ import torch
 
 from tests.helpers.scripts import ROOT
 from tests.helpers.toy_training import config, run
+from tools.engine.work_dir import latest_checkpoint, only_training
 from tools.utils.errors import UserError
-from tools.utils.work_dir import latest_checkpoint, only_training
 
 
 def save(folder, *names, iterations=0):
@@ -46,7 +46,7 @@ def test_iterations_decide_between_iter_and_epoch(tmp_path, iterations, newest):
 
 HOLD = """
 import sys, time
-from tools.utils.work_dir import only_training
+from tools.engine.work_dir import only_training
 with only_training(sys.argv[1], 'none'):
     print('locked', flush=True)
     time.sleep(60)

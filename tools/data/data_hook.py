@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from tools.data.file_checks import check_files, check_labels, describe_size, plain_datasets
 from tools.utils.errors import UserError
-from tools.utils.file_checks import check_files, check_labels, describe_size, plain_datasets
 
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
 

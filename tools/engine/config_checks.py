@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from tools.utils.data_checks import check_categories, local_path
+from tools.data.data_checks import check_categories, local_path
 from tools.utils.errors import UserError, did_you_mean
 
 # Top-level keys that mmengine or a toolbox reads, beside the arguments of Runner.
@@ -84,7 +84,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
 
     Raises:
         UserError: Naming the first path that does not exist, and how to get the data, or the
-            classes; see :func:`tools.utils.data_checks.check_categories`.
+            classes; see :func:`tools.data.data_checks.check_categories`.
     """
     for loader in loaders:
         if not cfg.get(loader):

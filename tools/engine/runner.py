@@ -15,14 +15,14 @@ from mmengine.runner import Runner
 from torch import nn
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
+from tools.data.data_hook import DataHook
+from tools.data.file_checks import explained_data_errors
+from tools.engine.config_checks import check_override, check_top_level
+from tools.engine.config_variables import override_variables
+from tools.engine.resuming import prepare_resume
+from tools.engine.work_dir import AtomicRunner, latest_checkpoint
 from tools.utils import cli
-from tools.utils.config_checks import check_override, check_top_level
-from tools.utils.config_variables import override_variables
-from tools.utils.data_hook import DataHook
 from tools.utils.errors import UserError, did_you_mean, first_line
-from tools.utils.file_checks import explained_data_errors
-from tools.utils.resuming import prepare_resume
-from tools.utils.work_dir import AtomicRunner, latest_checkpoint
 
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 

@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 
-from tools.utils.runner import test_evaluators
+from tools.engine.runner import test_evaluators
 
 
 def majority_baseline(cfg: Config) -> dict[str, float]:

@@ -8,7 +8,7 @@ pytest.importorskip('mmdet')
 
 from mmengine.config import Config
 
-from tools.utils.majority_baseline import majority_baseline
+from tools.engine.majority_baseline import majority_baseline
 
 
 def test_segmentation(tasks):

@@ -1,0 +1,1 @@
+"""Checks of annotations, images and label maps before and while they are read."""

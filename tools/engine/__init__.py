@@ -1,0 +1,1 @@
+"""What train.py and test.py add to mmengine's Runner: configs, checkpoints, hooks, results."""
