@@ -6,15 +6,9 @@ ifneq ($(filter command environment,$(origin PYTHON)),)
     OWN := $(shell $(PYTHON) -c 'import importlib.util; print($(HAS_STACK))' 2>/dev/null)
 endif
 TASK ?= segmentation
-ifeq ($(TASK),segmentation)
-    NAME := upernet_swinv2_tiny_shapes
-else ifeq ($(TASK),detection)
-    NAME := mask_rcnn_swinv2_tiny_shapes
-else
+ifeq ($(filter segmentation detection,$(TASK)),)
     $(error TASK: got '$(TASK)', allowed: segmentation or detection)
 endif
-CONFIG := configs/$(TASK)/$(NAME).py
-WORK := work_dirs/$(NAME)
 RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
 
 # Goals that are no files, or folders that are always looked into.
@@ -33,13 +27,8 @@ endif
 data/shapes: env
 	@$(RUN) tools/dataset_converters/make_shapes.py --out $@
 
-# The demo is made for CPUs, and mmcv's operators may be compiled for them alone.
-demo: export CUDA_VISIBLE_DEVICES = -1
-demo: data/shapes
-	@$(RUN) tools/train.py $(CONFIG) --resume
-	@$(RUN) tools/analysis_tools/side_by_side.py $(CONFIG) $(WORK) --out $(WORK)/predictions.png
-	@$(RUN) tools/test.py $(CONFIG) $(WORK) --baseline
-	@echo "-> $(WORK)/predictions.png: image, truth and prediction"
+demo: env
+	@$(RUN) tools/demo.py --task $(TASK)
 
 # One thread per worker.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist worksteal

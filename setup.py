@@ -1,8 +1,10 @@
 """Packaging: `pip install .` or `pip install -e .`."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -12,6 +14,26 @@ def read_version() -> str:
     scope: dict = {}
     exec((ROOT / 'swinv2_backbone' / 'version.py').read_text(), scope)
     return scope['__version__']
+
+
+class BuildWithTools(build_py):
+    """Puts configs and tools into the package too, into `.mim` as OpenMMLab's packages do.
+
+    An editable installation has none: there they are beside the package.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'swinv2_backbone' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)
+        for name in ('configs', 'tools'):
+            shutil.copytree(
+                ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__', '*.pyc')
+            )
+        for index in ROOT.glob('model-index.yml'):
+            shutil.copy(index, target)
 
 
 setup(
@@ -24,6 +46,7 @@ setup(
     license_files=['LICENSE', 'NOTICE'],
     packages=find_packages(include=['swinv2_backbone', 'swinv2_backbone.*']),
     package_data={'swinv2_backbone': ['py.typed']},
+    cmdclass={'build_py': BuildWithTools},
     python_requires='>=3.11',
     # torch alone: were mmengine, mmcv, mmdet or mmseg listed here, pip would lay the official
     # files over those of a maintained fork, which has the same import names.

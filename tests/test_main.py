@@ -3,6 +3,9 @@
 import runpy
 import sys
 
+import pytest
+
+from swinv2_backbone.__main__ import COMMANDS, tools_folder
 from swinv2_backbone.checkpoints import RELEASES
 
 
@@ -16,3 +19,23 @@ def test_every_release_is_printed(monkeypatch, capsys):
     assert '[16, 16, 16, 8]' in line
     assert ' 82.8 ' in line
     assert 'MODELHUB.md' in line
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['swinv2_backbone', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module('swinv2_backbone', run_name='__main__')
+    return ended.value.code
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_runs_its_tool(command, monkeypatch, capsys):
+    if command != 'demo':
+        pytest.importorskip('mmengine')
+    assert run(monkeypatch, command, '--help') == 0
+    assert capsys.readouterr().out.startswith(f'usage: {(tools_folder() / COMMANDS[command]).name}')
+
+
+def test_an_unknown_command_is_refused(monkeypatch, capsys):
+    assert run(monkeypatch, 'tran') == 2
+    assert "'tran'" in capsys.readouterr().err

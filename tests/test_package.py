@@ -1,5 +1,6 @@
 """What importing the package takes, and how it is installed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -82,37 +83,64 @@ print(type(model).__module__)
     assert result.stdout.splitlines()[-1:] == ['swinv2_backbone.swin_transformer_v2'], result.stderr
 
 
-def test_installs_with_the_one_version(tmp_path):
-    from swinv2_backbone import __version__
-
-    copy, target = tmp_path / 'copy', tmp_path / 'target'  # pip builds where the sources are
-    copy.mkdir()
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """The folder that pip has installed the package into, from a copy of the sources."""
+    # pip builds where the sources are.
+    copy, target = tmp_path_factory.mktemp('copy'), tmp_path_factory.mktemp('target')
     for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'):
         shutil.copy(ROOT / name, copy)
-    shutil.copytree(ROOT / 'swinv2_backbone', copy / 'swinv2_backbone')
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pip',
-            'install',
-            '--quiet',
-            '--no-deps',
-            '--no-build-isolation',
-            '--target',
-            target,
-            copy,
-        ],
-        check=True,
-        timeout=120,
-    )
-    [metadata] = target.glob('swinv2_backbone-*.dist-info/METADATA')
+    for name in ('swinv2_backbone', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, copy / name)
+    install = ['install', '--quiet', '--no-deps', '--no-build-isolation', '--target', target, copy]
+    subprocess.run([sys.executable, '-m', 'pip', *install], check=True, timeout=120)
+    return target
+
+
+def test_installs_with_the_one_version(installed):
+    from swinv2_backbone import __version__
+
+    [metadata] = installed.glob('swinv2_backbone-*.dist-info/METADATA')
     text = metadata.read_text()
     assert f'\nVersion: {__version__}\n' in text
     required = re.findall(r'^Requires-Dist: ([\w-]+)((?:.*extra.*)?)', text, re.MULTILINE)
     assert [name for name, extra in required if not extra] == ['torch']
     assert {'openmmlab', 'dev'} <= set(re.findall(r'^Provides-Extra: (\w+)', text, re.MULTILINE))
-    assert {p.name for p in target.iterdir() if p.is_dir()} == {
+    assert {p.name for p in installed.iterdir() if p.is_dir()} == {
         'swinv2_backbone',
         metadata.parent.name,
     }
+
+
+def test_an_installed_package_has_the_configs_and_tools(installed):
+    for name in ('configs', 'tools'):
+        sources = {
+            str(path.relative_to(ROOT))
+            for path in ROOT.glob(f'{name}/**/*')
+            if path.is_file() and path.suffix != '.pyc'
+        }
+        folder = installed / 'swinv2_backbone' / '.mim'
+        assert sources == {
+            str(path.relative_to(folder))
+            for path in folder.glob(f'{name}/**/*')
+            if path.is_file() and path.suffix != '.pyc'
+        }
+
+
+def test_an_installed_package_trains_outside_of_a_clone(installed, tmp_path):
+    pytest.importorskip('mmseg')
+    environment = {**os.environ, 'PYTHONPATH': str(installed)}
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True
+        )
+
+    shapes = installed / 'swinv2_backbone/.mim/tools/dataset_converters/make_shapes.py'
+    command(shapes, '--train', '4', '--val', '2').check_returncode()
+    trained = command(
+        *['-m', 'swinv2_backbone', 'train', 'upernet_swinv2_tiny_shapes', '--cfg-options'],
+        *['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2'],
+    )
+    assert trained.returncode == 0, trained.stderr.decode()
+    assert (tmp_path / 'work_dirs/upernet_swinv2_tiny_shapes/iter_1.pth').is_file()

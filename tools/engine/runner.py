@@ -24,6 +24,8 @@ from tools.engine.work_dir import AtomicRunner, latest_checkpoint
 from tools.utils import cli
 from tools.utils.errors import UserError, did_you_mean, first_line
 
+# The clone, or the folder of an installed package that has configs and tools.
+ROOT = Path(__file__).resolve().parents[2]
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
@@ -38,10 +40,7 @@ def load_config(args: argparse.Namespace) -> Config:
             names no key.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = Path(args.config)
-    if not path.is_file():
-        nearby = [str(p) for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
-        raise UserError(f"config '{path}' does not exist{did_you_mean(str(path), nearby)}")
+    path = find_config(args.config)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # A config is a program: whatever it raises, it is the config's.
@@ -64,6 +63,25 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / path.stem)
     return cfg
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: a path, or the name of one that comes with the package.
+
+    Args:
+        name: A path as `my/config.py`, of a file in the current folder or else below the folder of
+            the tools' own configs, as `configs/segmentation/NAME.py`; or `NAME` alone.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(name)
+    shipped = {each.stem: each for each in ROOT.glob('configs/[!_]*/*.py')}
+    for found in (path, ROOT / path, shipped.get(name)):
+        if found is not None and found.is_file():
+            return found
+    nearby = [str(each) for each in path.parent.glob('*.py')] if path.parent.is_dir() else []
+    raise UserError(f"config '{name}' does not exist{did_you_mean(name, [*nearby, *shipped])}")
 
 
 def _require_toolbox(name: str, path: Path) -> None:

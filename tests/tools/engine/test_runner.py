@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tools.engine.runner import check_checkpoint, load_config, use_checkpoint
+from tools.engine.runner import ROOT, check_checkpoint, find_config, load_config, use_checkpoint
 from tools.utils.errors import UserError
 
 
@@ -89,3 +89,24 @@ def test_check_checkpoint():
     )
     with pytest.raises(UserError, match='it lacks 2 parameters'):
         check_checkpoint({'weight': torch.ones(4, 2)}, model, strict=False)
+
+
+@pytest.mark.parametrize(
+    'name', ['configs/segmentation/upernet_swinv2_tiny_shapes.py', 'upernet_swinv2_tiny_shapes']
+)
+def test_configs_of_the_package_are_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == ROOT / 'configs/segmentation/upernet_swinv2_tiny_shapes.py'
+
+
+def test_a_config_in_the_current_folder_comes_first(tmp_path, monkeypatch):
+    name = 'configs/segmentation/upernet_swinv2_tiny_shapes.py'
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name).resolve() == tmp_path / name
+
+
+def test_a_misspelled_config_gets_a_suggestion():
+    with pytest.raises(UserError, match="did you mean 'upernet_swinv2_tiny_shapes'"):
+        find_config('upernet_swin2_tiny_shapes')
