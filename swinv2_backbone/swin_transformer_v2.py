@@ -3,33 +3,27 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import cast
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from . import arguments
-from .checkpoints.loading import PretrainedSwinV2
+from .checkpoints.loading import with_checkpoints_last
 from .checkpoints.pretrained_windows import (
     parse_pretrained_windows,
-    reconcile,
-    windows_from_metadata,
+    reconcile_metadata,
     write_metadata,
 )
-from .layers.blocks import DropPath, SwinTransformerStage, build_stages, init_from_scratch
+from .layer_depth import layer_depth
+from .layers.drop_path import draw_paths, drop_path_rates
+from .layers.initialization import has_values, init_from_scratch, reset_from_scratch
 from .layers.patches import PatchEmbed
+from .layers.stages import build_stages
 from .layers.windows import Pair
-
-
-def _is_pretrained(init_type: str | type) -> bool:
-    """Whether a type of initializer is mmengine's Pretrained, with or without a scope."""
-    name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
-    return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 
 @cache
@@ -117,9 +111,6 @@ class SwinTransformerV2(BaseModule):
         pretrained_windows = parse_pretrained_windows(pretrained_window_sizes, windows)
         drop_rate = arguments.check_float('drop_rate', drop_rate, 0, 1)
         drop_path_rate = arguments.check_float('drop_path_rate', drop_path_rate, 0, 1)
-        depth = sum(arch['depths'])
-        # (Not a tensor: on the meta device it would have no values.)
-        drop_paths = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.out_indices = arguments.parse_out_indices(out_indices)
         self.frozen_stages = arguments.check_int(
             'frozen_stages', frozen_stages, -1, arguments.NUM_STAGES
@@ -134,23 +125,22 @@ class SwinTransformerV2(BaseModule):
 
         self.patch_embed = PatchEmbed(self.in_channels, arch['embed_dims'], self.patch_size)
         self.pos_drop = nn.Dropout(drop_rate)
-        stages = build_stages(
+        self.layers = build_stages(
             arch['embed_dims'],
             arch['depths'][: len(self.num_features)],
             arch['num_heads'],
             windows,
             pretrained_windows,
-            drop_paths,
+            drop_path_rates(drop_path_rate, sum(arch['depths'])),
             with_cp=arguments.check_bool('with_cp', with_cp),
             mlp_ratio=arguments.check_float('mlp_ratio', mlp_ratio, 1 / arch['embed_dims']),
             drop=drop_rate,
             attn_drop=arguments.check_float('attn_drop_rate', attn_drop_rate, 0, 1),
             windows_at_once=windows_at_once,
         )
-        self.layers = cast(Sequence[SwinTransformerStage], stages)
         for i, channels in zip(self.out_indices, self.out_channels, strict=True):
             self.add_module(f'norm{i}', nn.LayerNorm(channels))
-        self._init_deferred = any(p.is_meta or isinstance(p, FakeTensor) for p in self.parameters())
+        self._init_deferred = not has_values(self)
         if not self._init_deferred:
             init_from_scratch(self)
         self._freeze_stages()
@@ -176,27 +166,16 @@ class SwinTransformerV2(BaseModule):
         x = self.pos_drop(self.patch_embed(x))
         if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
             _log_once('window attention: {} ({})'.format(*self.layers[0].choose_attention(x)))
-        draws = self._draw_paths(x)
+        draws = draw_paths([stage.blocks for stage in self.layers], x)
         outputs = []
         for i, stage in enumerate(self.layers):
-            x = stage(x, draws and draws[i])
+            x = stage(x, draws[i])
             if i in self.out_indices:
                 normed = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
                 outputs.append(normed if channels_last else normed.contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outputs)
-
-    def _draw_paths(self, x: Tensor) -> Sequence[Tensor] | None:
-        """The draws of all drop paths in one call, by stage; see :class:`~.layers.blocks.DropPath`.
-
-        (Each draw is a kernel of a GPU, and the maps of the last stage are small.)
-        """
-        drop_paths = [module for module in self.modules() if isinstance(module, DropPath)]
-        if not any(module.training and module.drop_prob for module in drop_paths):
-            return None
-        draws = torch.rand(len(drop_paths), 2, len(x), device=x.device)
-        return draws.split([len(stage.blocks) for stage in self.layers])
 
     @property
     def window_size(self) -> tuple[Pair, ...]:
@@ -269,17 +248,10 @@ class SwinTransformerV2(BaseModule):
                 'to_empty(device=...) before init_weights()'
             )
         if self._init_deferred:
-            for module in self.modules():
-                if hasattr(module, 'reset_parameters'):
-                    module.reset_parameters()
-            init_from_scratch(self)
+            reset_from_scratch(self)
             self._init_deferred = False
         init_cfg = self.init_cfg
-        configs = arguments.parse_init_cfg(init_cfg)
-        pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
-        self.init_cfg = [cfg for cfg in configs if not _is_pretrained(cfg['type'])] + [
-            {**cfg, 'type': PretrainedSwinV2} for cfg in pretrained
-        ]
+        self.init_cfg = with_checkpoints_last(arguments.parse_init_cfg(init_cfg))
         try:
             super().init_weights()
         finally:
@@ -293,48 +265,17 @@ class SwinTransformerV2(BaseModule):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args
     ) -> None:
-        recorded = windows_from_metadata({'': local_metadata})
-        if recorded:
-            windows = reconcile(
-                [stage.pretrained_window for stage in self.layers],
-                recorded,
-                f'state dict of a {type(self).__name__}',
-                'its metadata',
-            )
-            for stage, window in zip(self.layers, windows, strict=True):
-                stage.pretrained_window = window
+        configured = [stage.pretrained_window for stage in self.layers]
+        windows = reconcile_metadata(configured, local_metadata, type(self).__name__)
+        for stage, window in zip(self.layers, windows, strict=True):
+            stage.pretrained_window = window
         self._init_deferred = False  # Else init_weights would overwrite what is loaded.
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter, for layer-wise learning rate decay; OpenMMLab's interface.
-
-        Args:
-            param_name: Name of the parameter.
-            prefix: Prefix of the backbone's parameters in the model, such as ``'backbone.'``.
-
-        Returns:
-            The layer and the number of layers. Layer 0 is the patch embed; the blocks follow, each
-            stage's patch merging with its last block. The last layer is the output norms, and all
-            parameters without the prefix (heads).
-
-        Raises:
-            ValueError: If the parameter has the prefix, but is in none of these layers.
-        """
-        layers = [['patch_embed.']]
-        for i, stage in enumerate(self.layers):
-            layers += [[f'layers.{i}.blocks.{j}.'] for j in range(len(stage.blocks))]
-            layers[-1].append(f'layers.{i}.downsample.')
-        layers.append([f'norm{i}.' for i in self.out_indices])
-        if not param_name.startswith(prefix):
-            return len(layers) - 1, len(layers)
-        for layer, starts in enumerate(layers):
-            if param_name.removeprefix(prefix).startswith(tuple(starts)):
-                return layer, len(layers)
-        raise ValueError(
-            f'{param_name}: is in no layer of a SwinTransformerV2 (patch embed, blocks, patch '
-            'mergings, output norms), so layer-wise decay has no learning rate for it'
-        )
+        """OpenMMLab's interface of :func:`~.layer_depth.layer_depth`."""
+        depths = [len(stage.blocks) for stage in self.layers]
+        return layer_depth(param_name, prefix, depths, self.out_indices)
 
     def train(self, mode: bool = True) -> 'SwinTransformerV2':
         """Set training or eval mode; frozen parts, and norms with ``norm_eval``, stay in eval."""

@@ -4,14 +4,14 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import barrier
 from mmengine.logging import print_log
-from mmengine.model import update_init_info
+from mmengine.model import PretrainedInit, update_init_info
 from torch import Tensor, nn
 
 from ..arguments import NUM_STAGES
@@ -97,6 +97,23 @@ class PretrainedSwinV2:
         load_into(module, converted, self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'loaded from {self.checkpoint}')
+
+
+def with_checkpoints_last(configs: Sequence[dict]) -> list[dict]:
+    """mmengine's initialization configs, checkpoints last and loaded by PretrainedSwinV2.
+
+    Args:
+        configs: Dicts with a 'type', the name of an initializer or its class.
+    """
+    pretrained = [cfg for cfg in configs if _is_pretrained(cfg['type'])]
+    others = [cfg for cfg in configs if not _is_pretrained(cfg['type'])]
+    return others + [{**cfg, 'type': PretrainedSwinV2} for cfg in pretrained]
+
+
+def _is_pretrained(init_type: str | type) -> bool:
+    """Whether a type of initializer is mmengine's Pretrained, with or without a scope."""
+    name = init_type.rpartition('.')[2] if isinstance(init_type, str) else init_type
+    return name in ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 
 def open_checkpoint(

@@ -156,6 +156,20 @@ def windows_from_metadata(metadata: Mapping[str, Any], prefix: str = '') -> Pret
     return {}
 
 
+def reconcile_metadata(
+    configured: Sequence[Pair | None], metadata: Mapping[str, Any], model: str
+) -> Sequence[Pair | None]:
+    """As :func:`reconcile`, where a state dict records sizes; else as configured.
+
+    Args:
+        metadata: What the state dict has beside the tensors of the backbone.
+        model: The backbone's type, for messages.
+    """
+    recorded = windows_from_metadata({'': metadata})
+    source = f'state dict of a {model}'
+    return reconcile(configured, recorded, source, 'its metadata') if recorded else configured
+
+
 def header_of(windows: Sequence[Pair]) -> dict[str, str]:
     """The entry of a safetensors header that records pretrained window sizes; {} without any."""
     return {METADATA_KEY: json.dumps(windows)} if windows else {}

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers import blocks, fused_norm, selection
-from swinv2_backbone.layers.blocks import DropPath
+from swinv2_backbone.layers.drop_path import DropPath
 from swinv2_backbone.layers.fused_norm import add_normed, use_fused_norm
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
 from tests.helpers.tolerance import assert_as_accurate, assert_equal_to_rounding

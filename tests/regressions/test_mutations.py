@@ -21,13 +21,13 @@ DEFECTS = [
     ),
     (
         'post_norms_are_zero_initialized',
-        'layers/blocks.py',
+        'layers/initialization.py',
         '(*module.norm1.parameters(), *module.norm2.parameters())',
         'module.norm1.parameters()',
     ),
     (
         'post_norms_are_zero_initialized',
-        'layers/blocks.py',
+        'layers/initialization.py',
         '(*module.norm1.parameters(), *module.norm2.parameters())',
         'module.norm2.parameters()',
     ),
@@ -45,7 +45,7 @@ DEFECTS = [
     ),
     (
         'each_stage_has_its_own_pretrained_window',
-        'layers/blocks.py',
+        'layers/stages.py',
         'pretrained_windows[i],',
         'pretrained_windows,',
     ),

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers.attention import AttentionConstants
-from swinv2_backbone.layers.blocks import SwinTransformerStage
 from swinv2_backbone.layers.position_bias import (
     CPB_HIDDEN,
     LARGEST_BIAS,
     expand_table,
     position_bias_tables,
 )
+from swinv2_backbone.layers.stages import SwinTransformerStage
 from swinv2_backbone.layers.windows import Pair
 
 Bias = Callable[[nn.Sequential, Pair, Pair], Tensor]
