@@ -18,8 +18,10 @@ def operators(monkeypatch):
     def nms(boxes, scores, threshold):
         return ops.nms(boxes, scores, threshold)[1]
 
-    def roi_align(features, boxes, output_size, scale, sampling_ratio, aligned=False):
-        return ops.roi_align(features, boxes, output_size, scale, sampling_ratio, 'avg', aligned)
+    def roi_align(features, boxes, output_size, spatial_scale, sampling_ratio=-1, aligned=False):
+        return ops.roi_align(
+            features, boxes, output_size, spatial_scale, sampling_ratio, 'avg', aligned
+        )
 
     monkeypatch.setattr(torchvision.ops.boxes, 'nms', nms)
     monkeypatch.setattr(torchvision.ops.poolers, 'roi_align', roi_align)
