@@ -1,14 +1,16 @@
 """Checks of annotations in COCO's format, all of them, before an image is read."""
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 
-from tools.data.faults import Fault
+from tools.data.faults import CROWDS, Fault
+from tools.data.folder_checks import missing_images
 from tools.data.mask_checks import mask_problems, short
 from tools.utils.errors import UserError, first_line
 
@@ -32,10 +34,10 @@ def read_coco(path: Path) -> dict:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(describe_unreadable(path, error)) from error
+        raise UserError(describe_unreadable_annotations(path, error)) from error
 
 
-def describe_unreadable(path: Path, error: Exception) -> str:
+def describe_unreadable_annotations(path: Path, error: Exception) -> str:
     """A line about an annotation file that cannot be read."""
     reason = getattr(error, 'strerror', None) or f'no JSON: {first_line(error)}'
     if Path(path).is_file() and Path(path).stat().st_size == 0:
@@ -179,7 +181,7 @@ class _CocoChecks:
         for each in known:
             if each.get('iscrowd'):
                 text = f'annotation {each["id"]} is a crowd, which is no target of the training'
-                self.add('crowds', text, is_error=False)
+                self.add(CROWDS, text, is_error=False)
 
     def check_boxes(self, annotations: list[dict], sizes: dict) -> None:
         try:
@@ -231,10 +233,31 @@ def _is_box(box: list) -> bool:
     return len(box) == 4 and all(type(number) in _NUMBER for number in box)
 
 
-def image_files(data: dict, folder: str) -> Iterable[tuple[str, dict]]:
-    """Path and entry of each image that has all fields."""
+def image_files(data: Any, folder: str) -> list[dict]:
+    """What is read of each image that has all fields, as mmdet names it."""
+    images = data.get('images') if isinstance(data, dict) else None
     fields = _FIELDS['images']
-    for image in data.get('images') or []:
-        if isinstance(image, dict) and fields.keys() <= image.keys():
-            if isinstance(image['file_name'], str):
-                yield str(Path(folder, image['file_name'])), image
+    return [
+        dict(
+            img_path=os.path.join(folder, image['file_name']),
+            height=image['height'],
+            width=image['width'],
+        )
+        for image in (images if isinstance(images, list) else ())
+        if isinstance(image, dict)
+        and fields.keys() <= image.keys()
+        and isinstance(image['file_name'], str)
+    ]
+
+
+def dataset_faults(dataset: BaseDataset, data: Any) -> list[Fault]:
+    """What is wrong in the annotations of mmdet's CocoDataset, and images that are missing.
+
+    Args:
+        dataset: It need not have read its annotations.
+        data: The content of its annotation file.
+    """
+    masks = any(getattr(step, 'with_mask', False) for step in dataset.pipeline.transforms)
+    faults = coco_faults(data, dataset.ann_file, masks, labeled=not dataset.test_mode)
+    paths = [info['img_path'] for info in image_files(data, dataset.data_prefix['img'])]
+    return faults + missing_images(paths, f"'{dataset.ann_file}'")

@@ -57,16 +57,22 @@ def check_categories(dataset: ConfigDict, loader: str) -> None:
         )
 
 
+def reads_coco(kind: object) -> bool:
+    """Whether a class of datasets reads its annotations as mmdet's CocoDataset does."""
+    from mmdet.datasets import CocoDataset
+
+    if not isinstance(kind, type) or not issubclass(kind, CocoDataset):
+        return False
+    return kind.load_data_list is CocoDataset.load_data_list
+
+
 def _classes_of(dataset: ConfigDict) -> list[str] | None:
     """The classes of a dataset that mmdet's CocoDataset reads; None for another."""
-    from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
     kind = dataset.get('type')
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if not isinstance(kind, type) or not issubclass(kind, CocoDataset):
-        return None
-    if kind.load_data_list is not CocoDataset.load_data_list:
+    if not reads_coco(kind):
         return None
     classes = kind._load_metainfo(dataset.get('metainfo')).get('classes')
     if isinstance(classes, str):

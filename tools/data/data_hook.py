@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from tools.data.file_checks import check_files, check_labels, describe_size, plain_datasets
+from tools.data.file_checks import check_files, check_labels, describe_label_size, plain_datasets
 from tools.utils.errors import UserError
 
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
@@ -95,9 +95,7 @@ def _path(sample: BaseDataElement) -> str:
 
 
 def _refuse_size(path: str, labels: tuple[int, int], image: tuple[int, int]) -> None:
-    raise UserError(
-        f"label map '{path}' has {describe_size(labels)}, its image {describe_size(image)}"
-    )
+    raise UserError(describe_label_size(path, labels, image))
 
 
 def check_num_classes(model: ConfigDict, num_classes: int, exact: bool = False) -> None:

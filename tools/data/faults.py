@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from mmengine.logging import print_log
 from tools.utils.errors import UserError
 
 FAULTS_VARIABLE = 'SWINV2_DATA_FAULTS'  # `warn`: faults do not end a run.
+CROWDS = 'crowds'  # Usual in COCO: reported, but not logged in each run.
 
 
 class Fault(NamedTuple):
@@ -27,32 +27,30 @@ class Fault(NamedTuple):
     is_error: bool = True
 
 
-def counts(faults: Iterable[Fault]) -> str:
-    """The number of faults of each kind, on one line."""
-    return ', '.join(f'{kind} ({n})' for kind, n in Counter(f.kind for f in faults).items())
+def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
+    """The faults of each kind."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault)
+    return kinds
 
 
-def raise_first(faults: Iterable[Fault], name: str) -> None:
-    """Log the number of warnings, and raise the first error.
-
-    Args:
-        name: Of what was checked.
+def raise_first(faults: Iterable[Fault]) -> None:
+    """Log the first warning of each kind, and raise the first error.
 
     Raises:
         UserError: With the first error, and the number of others.
     """
     faults = list(faults)
-    errors = [fault for fault in faults if fault.is_error]
-    allowed = faults if os.environ.get(FAULTS_VARIABLE) == 'warn' else set(faults) - set(errors)
-    if allowed:
-        print_log(
-            f'{name}: {counts(f for f in faults if f in allowed)}; tools/misc/check_dataset.py '
-            'lists them',
-            logger='current',
-            level=logging.WARNING,
-        )
-    if errors and errors[0] not in allowed:
+    allow = os.environ.get(FAULTS_VARIABLE) == 'warn'
+    errors = [fault for fault in faults if fault.is_error and not allow]
+    if errors:
         more = ''
         if len(errors) > 1:
             more = f' ({len(errors) - 1} more: tools/misc/check_dataset.py lists them)'
         raise UserError(f'{errors[0].message}{more}')
+    for kind, same in by_kind(faults).items():
+        if kind != CROWDS:
+            more = f' ({len(same)} {kind}: tools/misc/check_dataset.py lists them)'
+            line = same[0].message + (more if len(same) > 1 else '')
+            print_log(line, logger='current', level=logging.WARNING)

@@ -16,7 +16,7 @@ from torch import nn
 
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.data.data_hook import DataHook
-from tools.data.file_checks import explained_data_errors
+from tools.data.reading import explained_data_errors
 from tools.engine.config_checks import check_override, check_top_level
 from tools.engine.config_variables import override_variables
 from tools.engine.resuming import prepare_resume
@@ -205,5 +205,5 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
     runner.register_hook(DataHook())
     runner.register_hook(SetupHook(strict), priority='LOWEST')
-    with explained_data_errors():
+    with explained_data_errors(cfg.default_scope):
         return work(runner)

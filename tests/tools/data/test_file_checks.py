@@ -16,7 +16,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 
 from tools.data import file_checks
-from tools.data.file_checks import check_files, explained_data_errors, plain_datasets
+from tools.data.file_checks import check_files, plain_datasets
+from tools.data.reading import explained_data_errors
 from tools.utils.errors import UserError
 
 CLASSES = dict(classes=('background', 'circle', 'square', 'triangle', 'star'))
@@ -144,8 +145,9 @@ def test_16_bit_images_are_reported_once(folder):
     finally:
         logger.removeHandler(handler)
     [line] = lines
-    assert '1.png' in line
-    assert 'its largest value, 4001, becomes 15' in line
+    assert '0.png' in line
+    assert 'its largest value, 4000, becomes 15' in line
+    assert '(2 images of 16 bits: ' in line
 
 
 def test_images_of_another_size_than_their_annotations_are_named(folder, tmp_path):
@@ -178,16 +180,27 @@ def test_the_datasets_inside_of_wrappers(folder):
 
 
 def test_an_error_in_a_pipeline_names_the_files(folder):
-    path = folder / 'labels/3.png'
-    path.write_bytes(path.read_bytes()[:100])
+    def fail(data):
+        raise ZeroDivisionError('x')
+
     dataset = segmentation(folder)
-    with explained_data_errors(), pytest.raises(OSError, match='truncated') as caught:
+    dataset.pipeline.transforms.append(fail)
+    with explained_data_errors(), pytest.raises(ZeroDivisionError, match='x') as caught:
         dataset[3]
     [note] = caught.value.__notes__
-    assert note == f'(while {folder}/images/3.png and {path} was read)'
-    with pytest.raises(OSError, match='truncated') as caught:
+    assert note == f'(while {folder}/images/3.png and {folder}/labels/3.png was read)'
+    with pytest.raises(ZeroDivisionError) as caught:
         dataset[3]
     assert not hasattr(caught.value, '__notes__')
+
+
+@pytest.mark.parametrize('kind', ['images', 'labels'])
+def test_a_file_that_cannot_be_read_in_a_run_is_named(folder, kind):
+    path = folder / f'{kind}/3.png'
+    path.write_bytes(path.read_bytes()[:100])
+    dataset = segmentation(folder)
+    with explained_data_errors(), pytest.raises(UserError, match=f"^'{path}' cannot be read: "):
+        dataset[3]
 
 
 def test_a_data_set_without_images_is_named(folder):
