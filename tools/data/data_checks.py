@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import ConfigDict
 
+from tools.data.coco_checks import read_coco
 from tools.utils.errors import UserError
 
 _LISTED = 20  # Names in a message.
@@ -95,13 +96,16 @@ def coco_categories(path: Path) -> list[str]:
     try:
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             start = data.find(key)
-            if start >= 0 and data.find(key, start + 1) < 0:
-                text = data[start + len(key) : start + 2**24].decode(errors='ignore')
-                entries = json.JSONDecoder().raw_decode(text.lstrip(' \t\r\n:'))[0]
-            else:
-                entries = json.loads(data[:])['categories']
+            if start < 0 or data.find(key, start + 1) >= 0:
+                raise ValueError('no such list, or several')
+            text = data[start + len(key) : start + 2**24].decode()
+            entries = json.JSONDecoder().raw_decode(text.lstrip(' \t\r\n:'))[0]
+    except ValueError:  # Of mmap for an empty file, of json, of a character that is cut.
+        content = read_coco(path)
+        entries = content.get('categories') if isinstance(content, dict) else None
+    try:
         return [entry['name'] for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(
             f"'{path}': no annotations in COCO's format (JSON with a list `categories` of dicts "
             f'with `id` and `name`): {type(error).__name__}: {error}'

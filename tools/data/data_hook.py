@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from mmengine.config import ConfigDict
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -16,10 +17,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from tools.data.file_checks import check_files, check_labels, describe_label_size, plain_datasets
+from tools.data.file_checks import check_files, check_labels, describe_label_size
 from tools.utils.errors import UserError
 
 _HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head')
+
+
+def plain_datasets(dataset: Any) -> Iterator[BaseDataset]:
+    """The datasets inside of RepeatDataset, ConcatDataset and the like, or the dataset itself."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+        return
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for one in inner:
+        if one is not None:
+            yield from plain_datasets(one)
 
 
 class DataHook(Hook):

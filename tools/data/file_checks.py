@@ -1,6 +1,5 @@
 """Checks of the images and label maps of a data set, as its pipeline reads them."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +17,6 @@ from tools.utils.errors import UserError, first_line
 NUM_FILES = 16  # Looked at before a run, spread over a data set.
 IGNORED = 255  # mmseg's label of pixels without a class.
 _EXIF_ORIENTATION = 0x0112
-
-
-def plain_datasets(dataset: Any) -> Iterator[BaseDataset]:
-    """The datasets inside of RepeatDataset, ConcatDataset and the like, or the dataset itself."""
-    if isinstance(dataset, BaseDataset):
-        yield dataset
-        return
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for one in inner:
-        if one is not None:
-            yield from plain_datasets(one)
 
 
 class Checked(NamedTuple):
@@ -139,10 +127,9 @@ def check_files(dataset: BaseDataset, scope: str) -> None:
         infos = [dataset.get_data_info(index) for index in range(len(dataset))]
         faults += missing_label_maps(infos, dataset.seg_map_suffix)
     raise_first(faults)
-    faults, labels, info = [], set(), {}
+    faults, labels = [], set()
     for index in np.linspace(0, len(dataset) - 1, min(NUM_FILES, len(dataset)), dtype=int):
-        info = dataset.get_data_info(int(index))
-        checked = checker(info)
+        checked = checker(dataset.get_data_info(int(index)))
         faults += checked.faults
         labels |= checked.labels
     raise_first(faults)
@@ -151,8 +138,10 @@ def check_files(dataset: BaseDataset, scope: str) -> None:
             if not labels <= {0, IGNORED}:
                 break
             labels |= checker.read_labels(dataset.get_data_info(index))
-    unused = checker.unused(labels, len(dataset), info.get('seg_map_path', ''))
-    raise_first([fault for fault in unused if fault.is_error])
+    if labels:
+        example = dataset.get_data_info(0)['seg_map_path']
+        unused = checker.unused(labels, len(dataset), example)
+        raise_first(fault for fault in unused if fault.is_error)
 
 
 def _transform(dataset: BaseDataset, *attributes: str) -> Any:
@@ -168,6 +157,8 @@ def _read(transform: Any, info: dict, path: str) -> dict | None:
     try:
         with strict_decoding():
             return transform({**info, 'seg_fields': []})
+    except UserError:  # Of a check while it is loaded.
+        raise
     except Exception as error:  # Of OpenCV, Pillow, mmcv's assertions.
         raise UserError(describe_unreadable(path, error)) from error
 
@@ -215,7 +206,9 @@ def _format_faults(path: str, image: np.ndarray) -> list[Fault]:
         text = f"image '{path}' is a {kind}, not what its name says"
         if kind == 'GIF':
             text += ', which most versions of OpenCV cannot read: convert it'
-        faults.append(Fault('files of another format', text, is_error=kind == 'GIF'))
+            faults.append(Fault('GIFs of another name', text))
+        else:
+            faults.append(Fault('files of another format', text, is_error=False))
     if mode == 'CMYK':
         text = f"image '{path}' is CMYK, whose colors are only roughly converted: convert it to RGB"
         faults.append(Fault('CMYK images', text, is_error=False))

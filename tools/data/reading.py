@@ -46,6 +46,12 @@ class LastRead:
         owner, _, files = entry.decode(errors='replace').partition('\n')
         return files if owner == str(pid) else None
 
+    def all(self) -> list[str]:
+        """What each process last noted."""
+        slots = range(0, _SLOTS * _BYTES, _BYTES)
+        entries = (self.memory[start : start + _BYTES].partition(b'\0')[0] for start in slots)
+        return [e.decode(errors='replace').partition('\n')[2] for e in entries if e]
+
 
 @contextmanager
 def explained_data_errors(scope: str = '') -> Iterator[None]:

@@ -89,22 +89,28 @@ def check_data(cfg: Config, *loaders: str) -> None:
     for loader in loaders:
         if not cfg.get(loader):
             raise UserError(f'the config lacks {loader}')
-        for dataset in _datasets(cfg[loader]['dataset']):
-            for path in _data_paths(dataset):
-                if not path.exists():
-                    shapes = 'shapes' in path.parts
-                    hint = 'see "Data" in docs/usage.md, or set its data_root'
-                    hint = 'run `make data/shapes`' if shapes else hint
-                    raise UserError(f"data '{path}' not found ({loader} of the config): {hint}")
+        for dataset in plain_configs(cfg[loader]['dataset']):
+            for text in missing_paths(dataset, loader):
+                raise UserError(text)
             if cfg.get('default_scope') == 'mmdet':
                 check_categories(dataset, loader)
 
 
-def _datasets(dataset: ConfigDict) -> Iterable[ConfigDict]:
+def missing_paths(dataset: ConfigDict, loader: str) -> Iterable[str]:
+    """A line for each path of a dataset's config that does not exist, with how to get the data."""
+    for path in _data_paths(dataset):
+        if not path.exists():
+            shapes = 'shapes' in path.parts
+            hint = 'see "Data" in docs/usage.md, or set its data_root'
+            hint = 'run `make data/shapes`' if shapes else hint
+            yield f"data '{path}' not found ({loader} of the config): {hint}"
+
+
+def plain_configs(dataset: ConfigDict) -> Iterable[ConfigDict]:
     """The datasets inside of RepeatDataset, ConcatDataset and the like, or the dataset itself."""
     inner = dataset.get('dataset') or dataset.get('datasets')
     for one in inner if isinstance(inner, (list, tuple)) else [inner] if inner else []:
-        yield from _datasets(one)
+        yield from plain_configs(one)
     if not inner:
         yield dataset
 

@@ -107,10 +107,16 @@ def test_the_categories_are_found_wherever_they_are(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    'text',
-    ['', '[1]', '{"images": []}', '{"categories": 3}', '{"categories": [{"id": 1}]}', '{"ca'],
+    'text', ['[1]', '{"images": []}', '{"categories": 3}', '{"categories": [{"id": 1}]}']
 )
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / 'x.json').write_text(text)
     with pytest.raises(UserError, match=r"x\.json': no annotations in COCO's format"):
+        coco_categories(tmp_path / 'x.json')
+
+
+@pytest.mark.parametrize('text', ['', '{"ca', '{"categories": ['])
+def test_files_that_are_no_json_are_refused(tmp_path, text):
+    (tmp_path / 'x.json').write_text(text)
+    with pytest.raises(UserError, match=r"x\.json' cannot be read \("):
         coco_categories(tmp_path / 'x.json')

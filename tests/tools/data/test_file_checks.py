@@ -16,7 +16,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 
 from tools.data import file_checks
-from tools.data.file_checks import check_files, plain_datasets
+from tools.data.data_hook import plain_datasets
+from tools.data.file_checks import check_files
 from tools.data.reading import explained_data_errors
 from tools.utils.errors import UserError
 
