@@ -3,7 +3,6 @@
 import mmap
 import os
 import re
-import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,9 +79,16 @@ def explained_data_errors(scope: str = '') -> Iterator[None]:
             raise UserError(found[1]) from error
         raise
     except RuntimeError as error:
-        found = _WORKER_DIED.search(str(error))
+        # torch hides how a process died behind that it did.
+        found = _WORKER_DIED.search(str(error.__cause__)) or _WORKER_DIED.search(str(error))
         if found:
-            raise UserError(_describe_death(found, last_read)) from error
+            pids = [int(pid) for pid in found[1].split(',')]
+            raise UserError(_describe_death(pids, found[2], last_read)) from error
+        raise
+    except (ConnectionError, EOFError) as error:  # What it had sent went with it.
+        dead = _dead_workers(error)
+        if dead:
+            raise UserError(_describe_death(dead, 'died', last_read)) from error
         raise
     except ValueError as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -178,16 +184,29 @@ def _checked_annotations() -> Iterator[None]:
         yield
 
 
-def _describe_death(found: re.Match, last_read: LastRead) -> str:
-    """A line about processes of a data loader that died."""
-    pids = [int(pid) for pid in found[1].split(',')]
-    how = found[2].partition('.')[0].strip()
+def _dead_workers(error: BaseException) -> list[int]:
+    """The ids of the processes that died of the data loader that raised an error."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        workers = getattr(frame.f_locals.get('self'), '_workers', None)
+        if workers:
+            for worker in workers:
+                worker.join(timeout=1)  # One that is dying is soon dead.
+            return [worker.pid for worker in workers if not worker.is_alive()]
+    return []
+
+
+def _describe_death(pids: list[int], how: str, last_read: LastRead) -> str:
+    """A line about processes of a data loader that died.
+
+    Args:
+        how: What torch says of it.
+    """
+    how = how.partition('.')[0].strip()
     if 'is killed by signal' in how:
-        name = how.rpartition(':')[2].strip()
-        how = f'was killed by a signal ({name or signal.SIGKILL.name})'
+        how = f'was killed by a signal ({how.rpartition(":")[2].strip()})'
     doing = '; '.join(filter(None, map(last_read.of, pids))) or 'before it read a file'
     return (
-        f'data loader: process {", ".join(map(str, pids))} {how or "died"} {doing}: is the memory '
+        f'data loader: process {", ".join(map(str, pids))} {how} {doing}: is the memory '
         'full (fewer num_workers), or does that file crash its decoder (num_workers=0 shows where)?'
     )
 

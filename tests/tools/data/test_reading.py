@@ -1,5 +1,6 @@
 """A process of a data loader that dies ends a training in one line that names its file."""
 
+import multiprocessing
 import os
 import signal
 
@@ -84,6 +85,25 @@ def test_a_process_that_dies_ends_training_with_one_line(tasks, tmp_path, capsys
     line = error_line(capsys, train.main, config, '--work-dir', tmp_path / 'work')
     assert 'was killed by a signal (Killed) while it read' in line
     assert f'{tasks.data}/images/train/00002.png' in line
+
+
+def test_what_a_dead_process_sent_is_gone_with_it():
+    """Which error torch raises then depends on how far it has died."""
+
+    class Iterator:
+        def __init__(self):
+            self._workers = [multiprocessing.get_context('fork').Process(target=os._exit, args=[3])]
+            self._workers[0].start()
+
+        def get(self):
+            raise ConnectionResetError
+
+    iterator = Iterator()
+    [worker] = iterator._workers
+    with pytest.raises(UserError, match=f'{worker.pid} died before it'), explained_data_errors():
+        iterator.get()
+    with pytest.raises(ConnectionResetError), explained_data_errors():
+        raise ConnectionResetError
 
 
 def test_other_errors_of_torch_pass():
