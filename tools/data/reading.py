@@ -5,7 +5,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -190,7 +190,8 @@ def _dead_workers(error: BaseException) -> list[int]:
         workers = getattr(frame.f_locals.get('self'), '_workers', None)
         if workers:
             for worker in workers:
-                worker.join(timeout=1)  # One that is dying is soon dead.
+                with suppress(RuntimeError):  # torch's, when it learns of the death.
+                    worker.join(timeout=1)
             return [worker.pid for worker in workers if not worker.is_alive()]
     return []
 
