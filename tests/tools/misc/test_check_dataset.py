@@ -153,8 +153,9 @@ KINDS = {
 
 
 @pytest.mark.skipif(not NUCLEI.is_dir(), reason='the real data set is not here')
+@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('task', CONFIGS)
-def test_real_data_passes_and_random_faults_in_it_are_found(tmp_path, task, seed=0):
+def test_real_data_passes_and_random_faults_in_it_are_found(tmp_path, task, seed):
     root = tmp_path / 'nuclei'
     arguments = ['--workers', 1, '--out', tmp_path / 'r.json', '--cfg-options', f'data_root={root}']
     shutil.copytree(NUCLEI, root)
@@ -172,7 +173,7 @@ def test_real_data_passes_and_random_faults_in_it_are_found(tmp_path, task, seed
             spoiled[path] = change.__name__
     assert run(CONFIGS[task], *arguments) == 1
     report = json.loads((tmp_path / 'r.json').read_text())
-    messages = ' '.join(fault['message'] for fault in report['faults'] if fault['is_error'])
+    messages = ' '.join(fault['message'] for fault in report['faults'])
     for path, change in spoiled.items():
-        # An image that was cropped is named by its label map.
+        # Of mmseg, an image that was removed leaves a label map without image: a warning.
         assert re.search(rf'/{path.stem}\.', messages), (path, change)
