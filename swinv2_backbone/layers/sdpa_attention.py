@@ -21,6 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .precision import without_autocast
 from .windows import WindowGrid, WindowGroup
 
+# Products of half precision with results in float32; torch 2.7 has none.
+_HAS_OUT_DTYPE = 'dtype_out' in torch.ops.aten.bmm.overloads()
 # As many tokens at a time as stay in the cache of a CPU.
 TOKENS_IN_CACHE = 2048
 # Logits at a time in a backward: as many as stay in the cache of a CPU, as keep a GPU busy.
@@ -77,7 +79,7 @@ def attend_by_sdpa_backward(
     at_once = min(at_once, max(len(group.tokens) for group in groups))
     # Memory for tensors as large as the logits. Allocated in each round, it would go back to the
     # operating system each time.
-    scratch = bias.new_empty(2, at_once, *bias.shape)
+    scratch = bias.new_empty(3 if _multiplies_in_half(qkv) else 2, at_once, *bias.shape)
     with without_autocast(qkv):
         for group in groups:
             mask = _masked_bias(bias, group)
@@ -92,6 +94,21 @@ def attend_by_sdpa_backward(
                 )
                 _scatter(windows, tokens, group, grads[0].flatten(1))
     return grads
+
+
+def _multiplies_in_half(qkv: Tensor) -> bool:
+    """Whether the backward multiplies in the inputs' half precision, accumulating in float32.
+
+    On NVIDIA GPUs, whose tensor cores do (and on the meta device, as there). Not on CPUs: there
+    products are a fifth of the time, and the additional casts cost more than bfloat16 gains; see
+    docs/speed.md.
+    """
+    if qkv.dtype not in (torch.bfloat16, torch.float16) or not _HAS_OUT_DTYPE:
+        return False
+    if qkv.device.type != 'cuda':
+        return qkv.device.type == 'meta'
+    first = 8 if qkv.dtype == torch.bfloat16 else 7
+    return torch.version.hip is None and torch.cuda.get_device_capability(qkv.device)[0] >= first
 
 
 def _pinned_backend(x: Tensor) -> AbstractContextManager:
@@ -135,6 +152,14 @@ def _reciprocal_length(x: Tensor) -> Tensor:
     return F.threshold(length, 1e-12, torch.inf, inplace=True).reciprocal_()
 
 
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Batched product into `out`, accumulated in at least float32, which is the dtype of `out`."""
+    if a.dtype == out.dtype:
+        torch.bmm(a, b, out=out)
+    else:
+        torch.bmm(a, b, out_dtype=out.dtype, out=out)
+
+
 def _windows_backward(
     qkv: Tensor,
     scale: Tensor,
@@ -144,7 +169,10 @@ def _windows_backward(
     grad_bias: Tensor,
     scratch: Tensor,
 ) -> Tensor:
-    """Gradient of a few windows, in at least float32.
+    """Gradient of a few windows; softmax, lengths and their derivatives in at least float32.
+
+    With three tensors of scratch the products are of values in the dtype of qkv, each rounded once
+    and accumulated in at least float32; with two, of values in at least float32.
 
     Args:
         qkv: ``(n, N, 3, nH, d)``.
@@ -153,43 +181,65 @@ def _windows_backward(
         grad_out: ``(n, N, nH, d)``.
         grad_scale: ``(nH, 1, 1)``, added to.
         grad_bias: ``(nH, N, N)``, added to.
-        scratch: ``(2, n, nH, N, N)``, overwritten.
+        scratch: ``(2 or 3, n, nH, N, N)``, overwritten.
 
     Returns:
         ``(n, N, 3, nH, d)`` in the dtype of qkv.
     """
-    count, size, _, heads, width = qkv.shape
-    dtype = mask.dtype
-    # [query, key, value, gradient], each (n, nH, N, d) and contiguous for the products.
-    parts = qkv.new_empty(4, count, heads, size, width, dtype=dtype)
-    by_part = qkv.permute(2, 0, 3, 1, 4)
+    dtype = qkv.dtype if len(scratch) == 3 else mask.dtype
+    by_part = qkv.permute(2, 0, 3, 1, 4)  # (3, n, nH, N, d)
     factor = _reciprocal_length(by_part[:2])
-    torch.mul(by_part[:2], factor, out=parts[:2])
-    parts[2] = by_part[2]
-    parts[3] = grad_out.transpose(1, 2)
-    k, v, grad = (part.flatten(0, 1) for part in parts[1:])
-    scaled_q = (parts[0] * scale).flatten(0, 1)
+    units = qkv.new_empty(by_part[:2].shape, dtype=mask.dtype)
+    torch.mul(by_part[:2], factor, out=units)
+    rounded = units[0] * scale, units[1], by_part[2], grad_out.transpose(1, 2)
+    scaled_q, k, v, grad = (part.to(dtype).flatten(0, 1) for part in rounded)
 
-    weights, grad_logits = scratch.flatten(1, 2)
-    torch.bmm(scaled_q, k.transpose(1, 2), out=weights)
-    scratch[0] += mask
+    weights, grad_logits = scratch[:2].flatten(1, 2)
+    if len(scratch) == 2:
+        torch.bmm(scaled_q, k.transpose(1, 2), out=weights)
+        scratch[0] += mask
+    else:
+        _cosines(by_part[0], by_part[1], factor, out=scratch[2])
+        torch.addcmul(mask, scratch[2], scale, out=scratch[0])
     torch.softmax(weights, -1, out=weights)
-    grads = torch.empty_like(parts[:3])
-    torch.bmm(weights.transpose(1, 2), grad, out=grads[2].flatten(0, 1))
-    torch.bmm(grad, v.transpose(1, 2), out=grad_logits)
+    grads = torch.empty(3, *units.shape[1:], dtype=units.dtype, device=units.device)
+    _product(weights.to(dtype).transpose(1, 2), grad, out=grads[2].flatten(0, 1))
+    _product(grad, v.transpose(1, 2), out=grad_logits)
     grad_logits *= weights  # Derivative of the softmax, in place.
     grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
-    grad_bias.view(1, -1).addmm_(scratch.new_ones(1, count), scratch[1].flatten(1))
-    torch.bmm(grad_logits, k, out=grads[0].flatten(0, 1))
-    torch.bmm(grad_logits.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
+    grad_bias.view(1, -1).addmm_(scratch.new_ones(1, len(qkv)), scratch[1].flatten(1))
+    rounded_grad = grad_logits.to(dtype)
+    _product(rounded_grad, k, out=grads[0].flatten(0, 1))
+    _product(rounded_grad.transpose(1, 2), scaled_q, out=grads[1].flatten(0, 1))
 
-    # Derivative of the normalization: drop the part along the unit vector, divide by the length.
-    along = (grads[:2] * parts[:2]).sum(-1, keepdim=True)
-    grad_scale += along[0].sum((0, 2))[:, None]
-    grads[:2].addcmul_(parts[:2], along, value=-1)
+    along = (grads[:2] * units).sum(-1, keepdim=True)
+    if len(scratch) == 2:
+        grad_scale += along[0].sum((0, 2))[:, None]
+    else:  # Its terms cancel: it takes cosines and gradients that were not rounded.
+        by_window = torch.linalg.vecdot(scratch[1].flatten(2), scratch[2].flatten(2))
+        grad_scale += by_window.sum(0)[:, None, None]
     factor[0] *= scale
-    grad_qkv = torch.empty_like(qkv)
-    by_part = grad_qkv.permute(2, 0, 3, 1, 4)
+    return _lengths_backward(grads, units, along, factor, torch.empty_like(qkv))
+
+
+def _cosines(q: Tensor, k: Tensor, factor: Tensor, out: Tensor) -> None:
+    """Cosine similarities, by the product of the vectors as they are.
+
+    (Rounding unit vectors would cost two digits of the logits, at a scale of 100.)
+    """
+    _product(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), out=out.flatten(0, 1))
+    out.mul_(factor[0]).mul_(factor[1].transpose(-2, -1))
+
+
+def _lengths_backward(
+    grads: Tensor, units: Tensor, along: Tensor, factor: Tensor, out: Tensor
+) -> Tensor:
+    """From gradients of unit queries, unit keys and values to those of qkv, in its layout.
+
+    The derivative of the normalization: drop the part along the unit vector, divide by the length.
+    """
+    by_part = out.permute(2, 0, 3, 1, 4)
+    grads[:2].addcmul_(units, along, value=-1)
     torch.mul(grads[:2], factor, out=by_part[:2])
     by_part[2] = grads[2]
-    return grad_qkv
+    return out

@@ -25,6 +25,7 @@ def main() -> None:
         'ours',
         *['ours_reference'] * args.reference,
         *['ours_sequential'] * bool(args.windows_at_once),
+        *['ours_half_backward'] * args.half_backward,
         *args.implementations,
         'gemm',
     ]

@@ -112,6 +112,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add('--reference', action='store_true', help='also ours with SWINV2_ATTENTION=reference')
     add('--windows-at-once', type=positive, metavar='N', help='also ours with windows_at_once=N')
+    add(
+        '--half-backward',
+        action='store_true',
+        help='also ours with the backward of the attention by products in half precision on a CPU '
+        '(with --dtype bf16), as on GPUs; its gradients are not accurate there',
+    )
     add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--compile', action='store_true', help='torch.compile every implementation')
     add('--rounds', type=positive, default=10, help='timed steps of each implementation')
