@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .caches import caches_allowed, capturing, current_stream, keep_for_graph
@@ -17,6 +16,7 @@ from .fused_attention import attend, use_fused_attention
 from .position_bias import expand_table, make_cpb_mlp, position_bias_tables
 from .precision import at_least_float32, without_autocast
 from .reference_attention import attend_reference
+from .weight_casts import linear
 from .windows import Pair, WindowGrid
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
@@ -126,14 +126,14 @@ class WindowAttention(nn.Module):
         """
         dropout = self.dropout
         qkv_bias, scale, bias = constants
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        qkv = linear(self.qkv, x, qkv_bias)
         # (A table is for the Triton kernels, wherever the stage has chosen them.)
         if bias.ndim == 2 or (use_fused_attention() and not dropout):
             tokens = qkv.flatten(0, 2).unflatten(-1, (3, self.num_heads, -1))
             attended = attend(tokens, scale, bias, grid, self.windows_at_once).view_as(x)
         else:
             attended = attend_reference(qkv, scale, bias, grid, dropout)
-        return self.proj_drop(self.proj(attended))
+        return self.proj_drop(linear(self.proj, attended))
 
 
 class ConstantsCache:

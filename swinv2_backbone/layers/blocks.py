@@ -14,6 +14,7 @@ from .drop_path import DropPath
 from .fused_attention import use_fused_attention
 from .fused_norm import add_normed, use_fused_norm
 from .sdpa_attention import TOKENS_IN_CACHE
+from .weight_casts import linear
 from .windows import WindowGrid
 
 
@@ -28,7 +29,8 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        hidden = self.drop(self.act(linear(self.fc1, x)))
+        return self.drop(linear(self.fc2, hidden))
 
 
 class SwinTransformerBlock(nn.Module):

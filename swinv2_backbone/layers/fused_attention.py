@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .caches import transforms_active
 from .position_bias import expand_table
+from .precision import autocast_dtype
 from .reference_attention import attend_reference
 from .sdpa_attention import attend_by_sdpa, attend_by_sdpa_backward
 from .selection import (
@@ -83,12 +84,10 @@ def choose_attention(x: Tensor, head_width: int, dropout: bool = False) -> Choic
 
 def _triton_obstacle(x: Tensor, head_width: int) -> str | None:
     """Why the Triton kernels cannot run, if they cannot."""
-    device, dtype = x.device.type, x.dtype
     obstacle = triton_obstacle(x.device)
     if obstacle is not None:
         return obstacle
-    if device in ('cpu', 'cuda') and dtype == torch.float32 and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = (autocast_dtype(x.device) if x.dtype == torch.float32 else None) or x.dtype
     if dtype not in TRITON_DTYPES:
         return f'the Triton kernels are for bfloat16 and float16, got {dtype}'
     if head_width not in TRITON_HEAD_WIDTHS:

@@ -11,6 +11,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast casts to on a device; None where it is off."""
+    if device.type not in ('cpu', 'cuda') or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """A ``with`` block in which autocast is off on the device of `x`."""
     device = x.device.type

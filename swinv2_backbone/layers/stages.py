@@ -5,6 +5,7 @@ Parameters are named as in the official repository.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from .blocks import SwinTransformerBlock
 from .caches import transforms_active
 from .fused_attention import Choice, choose_attention
 from .patches import PatchMerging
+from .weight_casts import WeightCasts, cast_weights, use_casts
 from .windows import Pair, WindowGrid
 
 
@@ -72,14 +74,24 @@ class SwinTransformerStage(nn.Module):
         as_table = self.choose_attention(x).name == 'triton'
         constants = self.attention_constants(grids[0].window, as_table)
         use_checkpoint = self.with_cp and torch.is_grad_enabled() and not transforms_active()
+        casts = self._cast_weights(constants, x.device)
         for i, block in enumerate(self.blocks):
             by_branch = None if draws is None else (draws[i, 0], draws[i, 1])
             inputs = x, grids[i % 2], constants[i], by_branch
-            if use_checkpoint:
-                x = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                x = block(*inputs)
+            run = partial(_run_with_casts, block, casts) if casts else block
+            x = checkpoint(run, *inputs, use_reentrant=False) if use_checkpoint else run(*inputs)
         return x
+
+    def _cast_weights(
+        self, constants: Sequence[AttentionConstants], device: torch.device
+    ) -> WeightCasts:
+        layers = []
+        for block, (qkv_bias, *_) in zip(self.blocks, constants, strict=True):
+            attn, mlp = (cast(nn.Module, each) for each in (block.attn, block.mlp))
+            layers.append((cast(nn.Linear, attn.qkv), qkv_bias))
+            others = attn.proj, *mlp.children()
+            layers += [(each, each.bias) for each in others if isinstance(each, nn.Linear)]
+        return cast_weights(layers, device)
 
     def choose_attention(self, x: Tensor) -> Choice:
         """The implementation of the attention of all blocks for a map ``(B, H, W, C)``."""
@@ -114,6 +126,11 @@ class SwinTransformerStage(nn.Module):
     def train(self, mode: bool = True) -> 'SwinTransformerStage':
         self.clear_caches()
         return super().train(mode)
+
+
+def _run_with_casts(block: nn.Module, casts: WeightCasts, *inputs: Any) -> Tensor:
+    with use_casts(casts):
+        return block(*inputs)
 
 
 def build_stages(

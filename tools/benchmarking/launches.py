@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers import fused_attention
+from swinv2_backbone.layers import fused_attention, weight_casts
 from tools.benchmarking.cases import DTYPES, Case
 
 _OURS = SwinTransformerV2.__module__.partition('.')[0]
@@ -167,10 +167,11 @@ def _autocast(dtype: torch.dtype | None) -> Iterator[None]:
     if dtype is None:
         yield
         return
-    # The attention is chosen by the dtype of its input, unless torch's autocast would change it.
-    dtypes = torch.bfloat16, torch.float16, torch.float32
-    patch = mock.patch.object(fused_attention, 'TRITON_DTYPES', dtypes, create=True)
-    with patch, _Autocast(dtype):
+    with ExitStack() as stack:
+        for module in (fused_attention, weight_casts):
+            patch = mock.patch.object(module, 'autocast_dtype', return_value=dtype)
+            stack.enter_context(patch)
+        stack.enter_context(_Autocast(dtype))
         yield
 
 

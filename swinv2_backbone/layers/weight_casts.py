@@ -1,0 +1,99 @@
+"""The weights of linear layers under autocast, cast together.
+
+Autocast casts each weight and each bias when a layer uses it: for a GPU, eight small kernels per
+block, and as many in the backward. Here one operator casts those of a stage.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .caches import caches_allowed
+from .precision import autocast_dtype
+
+# Weight and bias of linear layers, in the dtype of autocast.
+WeightCasts = Mapping[nn.Module, tuple[Tensor, Tensor | None]]
+# (Not passed from module to module: these may be replaced, and hooks see their arguments.)
+_CASTS: ContextVar[WeightCasts | None] = ContextVar('weight_casts', default=None)
+
+
+def cast_weights(
+    layers: Iterable[tuple[nn.Linear, Tensor | None]], device: torch.device
+) -> WeightCasts:
+    """Weights and biases as autocast casts them, by one operator; made anew in each call.
+
+    Values and gradients are those of autocast's own casts, bit for bit. Other layers than plain
+    linear ones in float32 are left to autocast, and so is everything where autocast is off, and
+    where something traces or transforms the computation (compilers fuse these casts by themselves).
+
+    Args:
+        layers: Modules, each with the bias to use.
+        device: Where they compute.
+    """
+    dtype = autocast_dtype(device)
+    if dtype is None or dtype == torch.float32 or not caches_allowed():
+        return {}
+    layers = [(layer, bias) for layer, bias in layers if _is_plain(layer, bias)]
+    used = [x for layer, bias in layers for x in (layer.weight, bias) if x is not None]
+    casts = iter(_CastTogether.apply(dtype, *used))
+    return {layer: (next(casts), None if bias is None else next(casts)) for layer, bias in layers}
+
+
+@contextmanager
+def use_casts(casts: WeightCasts) -> Iterator[None]:
+    """A ``with`` block in which :func:`linear` takes weights that were cast already."""
+    before = _CASTS.set(casts)
+    try:
+        yield
+    finally:
+        _CASTS.reset(before)
+
+
+def linear(layer: nn.Linear, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``layer(x)``, or with another bias than its own, by weights that were cast if there are."""
+    # (The compiler fuses casts by itself.)
+    casts = None if torch.compiler.is_compiling() else _CASTS.get()
+    if casts and layer in casts:
+        return F.linear(x, *casts[layer])
+    return layer(x) if bias is None else F.linear(x, layer.weight, bias)
+
+
+def _is_plain(layer: nn.Linear, bias: Tensor | None) -> bool:
+    """Whether a layer is nothing but a product with its weight in float32, and no hook sees it."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and layer.weight.dtype == torch.float32
+        and (bias is None or bias.dtype == torch.float32)
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
+    )
+
+
+class _CastTogether(torch.autograd.Function):
+    """Tensors of one dtype in another one."""
+
+    @staticmethod
+    def forward(ctx, dtype, *tensors):
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype if tensors else None
+        casts = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        if casts:
+            torch._foreach_copy_(casts, tensors)
+        return tuple(casts)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        # (Not needed, or not used.)
+        wanted = [i for i, grad in enumerate(grads) if grad is not None]
+        wanted = [i for i in wanted if ctx.needs_input_grad[1 + i]]
+        result = [None] * len(grads)
+        for i, grad in zip(
+            wanted, _CastTogether.apply(ctx.dtype, *(grads[i] for i in wanted)), strict=True
+        ):
+            result[i] = grad
+        return None, *result
