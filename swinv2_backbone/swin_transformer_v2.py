@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from mmengine.logging import print_log
@@ -25,10 +24,18 @@ from .layers.patches import PatchEmbed
 from .layers.stages import build_stages
 from .layers.windows import Pair
 
+_logged: set[str] = set()
 
-@cache
+
 def _log_once(message: str) -> None:
-    print_log(message, logger='current')
+    if message not in _logged:
+        _logged.add(message)
+        print_log(message, logger='current')
+
+
+# Called while torch.compile traces, instead of being traced: what torch.compiler's
+# assume_constant_result does, which would import the compiler here.
+_log_once._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @MODELS.register_module()
@@ -164,7 +171,7 @@ class SwinTransformerV2(BaseModule):
         # (A single channel is both.)
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         x = self.pos_drop(self.patch_embed(x))
-        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+        if not torch.compiler.is_exporting():
             _log_once('window attention: {} ({})'.format(*self.layers[0].choose_attention(x)))
         draws = draw_paths([stage.blocks for stage in self.layers], x)
         outputs = []

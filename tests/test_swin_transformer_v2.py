@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinv2_backbone import SwinTransformerV2
-from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from swinv2_backbone import swin_transformer_v2 as model_module
+from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
 from tests.helpers.tolerance import assert_equal_to_rounding
 
 ALL_STAGES = (0, 1, 2, 3)
@@ -224,3 +225,40 @@ def test_deepcopy_equals_the_original(small):
 def test_registered_once_in_the_root():
     assert MODELS.get('SwinTransformerV2') is SwinTransformerV2
     assert MODELS.get('swinv2_backbone.SwinTransformerV2') is SwinTransformerV2
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What is logged, as in a process that has logged nothing yet."""
+    lines = []
+    monkeypatch.setattr(model_module, '_logged', set())
+    monkeypatch.setattr(model_module, 'print_log', lambda text, **_: lines.append(text))
+    return lines
+
+
+def test_the_attention_that_runs_is_logged_once(monkeypatch, logged, small):
+    model, image = small(), torch.randn(1, 3, 32, 32)
+    for each in (model, model.train(), small()):
+        each(image)
+    sdpa = 'window attention: sdpa (the Triton kernels are for NVIDIA GPUs, got cpu)'
+    assert logged == [sdpa]
+    monkeypatch.setenv('SWINV2_ATTENTION', 'reference')
+    model(image), model(image)
+    assert [line.partition(' (')[0] for line in logged[1:]] == ['window attention: reference']
+    torch.export.export(model.eval(), (image,))
+    assert len(logged) == 2
+
+
+@needs_compile
+def test_a_compiled_model_logs_it_once(logged, small):
+    model = small(out_indices=(0,)).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        for size in (32, 40, 52):  # Each is compiled anew, or as a range of sizes.
+            compiled(torch.randn(1, 3, size, size))
+    torch._dynamo.reset()
+    assert logged == ['window attention: sdpa (the Triton kernels are for NVIDIA GPUs, got cpu)']

@@ -36,7 +36,7 @@ def test_more_accurate_than_timm_under_autocast():
     assert len(run_cases('timm')) == 8
 
 
-def test_the_model_is_as_accurate_as_with_sdpa():
+def test_the_model_is_as_accurate_as_with_the_reference():
     run_cases('model')
 
 
