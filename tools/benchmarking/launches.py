@@ -84,10 +84,21 @@ class LaunchCounter(TorchDispatchMode):
         else:
             name = func._schema.name.partition('::')[2]
             if not (func.is_view or name in _FREE):
-                self.counts[name] += _KERNELS.get(name, 1)
+                several = _launches_for_lists(args[0]) if name.startswith('_foreach_') else 1
+                self.counts[name] += _KERNELS.get(name, several)
             if name in _READ or _is_between_devices(name, args, kwargs):
                 self.waits[name] += 1
         return func(*args, **kwargs)
+
+
+def _launches_for_lists(tensors: list[Tensor]) -> int:
+    """Launches of an operator of two lists: each takes 64 tensors, or 320 chunks of 64K elements.
+
+    Source:
+        aten/src/ATen/native/cuda/MultiTensorApply.cuh
+    """
+    chunks = sum(-(-tensor.numel() // 2**16) for tensor in tensors)
+    return max(-(-len(tensors) // 64), -(-chunks // 320))
 
 
 def _is_between_devices(name: str, args: tuple, kwargs: dict) -> bool:

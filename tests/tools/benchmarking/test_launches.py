@@ -149,10 +149,31 @@ def count(mode, size, window, amp=False, arch=ARCHITECTURES['tiny']):
 @needs_triton
 @pytest.mark.parametrize(('size', 'window'), [(512, 8), (512, 16), (500, 8)])
 def test_few_launches(choose, size, window):
-    """The goals: at most 200 in a forward (of formerly 575), 600 in a training step."""
+    """The goals: at most 200 in a forward (of formerly 575), 600 in a training step.
+
+    Under autocast a training step misses its goal, see docs/gpu.md.
+    """
     choose('triton')
     assert count('infer', size, window).counts.total() <= 200
     assert count('train', size, window).counts.total() <= 600
+    assert count('infer', size, window, amp=True).counts.total() <= 200
+    assert count('train', size, window, amp=True).counts.total() <= 660
+
+
+def test_weights_are_cast_together_under_autocast(choose):
+    choose('sdpa')
+    for mode, casts in (('infer', 4), ('train', 8)):  # Of four stages, and of their gradients.
+        counts = count(mode, 200, 8, True, SMALL_ARCH).counts
+        assert counts['_foreach_copy_'] == casts
+
+
+def test_launches_for_lists_of_tensors():
+    lists = [[(3, 4)], 64 * [(2,)], 65 * [(2,)], [(320, 2**16)], [(320, 2**16), (1,)]]
+    for shapes, launches in zip(lists, [1, 1, 2, 1, 2], strict=True):
+        tensors = [torch.empty(shape, device=META) for shape in shapes]
+        with LaunchCounter() as counter:
+            torch._foreach_copy_(tensors, tensors)
+        assert counter.counts == {'_foreach_copy_': launches}
 
 
 @pytest.mark.parametrize('amp', [False, True])
