@@ -69,6 +69,8 @@ benchmark: .venv/implementations
 		--cases infer:512:16:1 infer:1024:16:1 train:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16 --dtype bf16 --rounds 3 \
 		--cases infer:512:8:1 infer:512:16:1
+	@$(BENCHMARK) --out work_dirs/benchmark/cpu_bf16_backward --dtype bf16 --half-backward --implementations \
+		--cases train:512:8:1 train:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 \
 		--implementations timm transformers --cases train:800x1344:16:2
 

@@ -84,16 +84,13 @@ class _CastTogether(torch.autograd.Function):
         casts = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
         if casts:
             torch._foreach_copy_(casts, tensors)
+        # Else layers would compute the gradients of frozen weights beside others.
+        needed = zip(casts, ctx.needs_input_grad[1:], strict=True)
+        ctx.mark_non_differentiable(*(each for each, need in needed if not need))
         return tuple(casts)
 
     @staticmethod
     def backward(ctx, *grads):
-        # (Not needed, or not used.)
-        wanted = [i for i, grad in enumerate(grads) if grad is not None]
-        wanted = [i for i in wanted if ctx.needs_input_grad[1 + i]]
-        result = [None] * len(grads)
-        for i, grad in zip(
-            wanted, _CastTogether.apply(ctx.dtype, *(grads[i] for i in wanted)), strict=True
-        ):
-            result[i] = grad
-        return None, *result
+        # None: of frozen weights, or of a layer that was not called.
+        casts = iter(_CastTogether.apply(ctx.dtype, *(grad for grad in grads if grad is not None)))
+        return None, *(None if grad is None else next(casts) for grad in grads)

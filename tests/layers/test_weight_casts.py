@@ -131,6 +131,14 @@ def test_gradients_after_a_call_without_them():
     assert_same(got, [g for n, g in zip(names, expected, strict=True) if '.mlp.fc' in n])
 
 
+def test_frozen_weights_beside_others_have_no_gradient():
+    layer, other = nn.Linear(2, 3), nn.Linear(2, 3).requires_grad_(False)
+    layer.bias.requires_grad_(False)
+    with torch.autocast('cpu', torch.bfloat16):
+        casts = cast_weights([(each, each.bias) for each in (layer, other)], CPU)
+    assert [x.requires_grad for pair in casts.values() for x in pair] == [True, False, False, False]
+
+
 def test_double_and_half_weights_are_left_to_autocast():
     layers = [nn.Linear(2, 3), nn.Linear(2, 3).double(), nn.Linear(2, 3).bfloat16()]
     layers = [(layer, layer.bias) for layer in layers]
