@@ -1,0 +1,7 @@
+_base_ = './dino_swinv2_tiny_coco.py'
+
+checkpoint = 'swinv2://swinv2_base_patch4_window8_256'
+model = dict(
+    backbone=dict(arch='base', init_cfg=dict(checkpoint=checkpoint)),
+    neck=dict(in_channels=[256, 512, 1024]),
+)
