@@ -1,5 +1,6 @@
 """Every config builds, downloads only what it should, and has the schedule it claims."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,29 @@ from swinv2_backbone.checkpoints.releases import resolve
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('[!_]*/*.py'))
-CHECKPOINT = 'swinv2://swinv2_tiny_patch4_window8_256'
+RELEASE = 'swinv2://swinv2_{}_patch4_window8_256'
+CHECKPOINT = RELEASE.format('tiny')
+# What necks and heads get from tiny and small, and from base.
+CHANNELS = [
+    channels
+    for width in (96, 128)
+    for maps in [[width * 2**stage for stage in range(4)]]
+    for channels in (maps, maps[1:], maps[2])
+]
+FINE_TUNED = [n for n in ALL if n.endswith(('_coco.py', '_ade20k.py', '_cityscapes.py'))]
 
 
 def load(name):
     return Config.fromfile(CONFIGS / name)
 
 
-def build(cfg):
+def build(cfg, device='cpu'):
     """The model of a config; skips where its toolbox is missing."""
     pytest.importorskip(cfg.default_scope)
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.default_scope)
-    with MODELS.switch_scope_and_registry(cfg.default_scope) as registry:
+    with torch.device(device), MODELS.switch_scope_and_registry(cfg.default_scope) as registry:
         return registry.build(cfg.model)
 
 
@@ -31,7 +41,7 @@ def build(cfg):
 def test_builds_with_our_backbone(name):
     from swinv2_backbone import SwinTransformerV2
 
-    model = build(load(name))
+    model = build(load(name), 'meta')
     assert isinstance(model.backbone, SwinTransformerV2)
     heads = [
         head
@@ -40,25 +50,61 @@ def test_builds_with_our_backbone(name):
     ]
     classes = len(load(name).val_dataloader.dataset.get('metainfo', {}).get('classes', ()))
     for head in heads:
-        assert head.num_classes == (classes or 150)
+        assert head.num_classes == (classes or (19 if 'cityscapes' in name else 150))
 
 
 @pytest.mark.parametrize('name', ALL)
 def test_only_configs_for_fine_tuning_download_weights(name):
-    text = load(name).pretty_text
-    assert (CHECKPOINT in text) == name.endswith(('_ade20k.py', '_coco.py', '_w16_in1k.py'))
+    backbone = load(name).model.backbone
+    if name not in FINE_TUNED and not name.endswith('_w16_in1k.py'):
+        assert backbone.init_cfg is None
+        return
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=RELEASE.format(backbone.arch))
+    assert resolve(backbone.init_cfg.checkpoint).startswith('https://')
+    assert backbone.pretrained_window_sizes == 8
 
 
-def test_the_checkpoint_is_named_once_and_by_release():
-    lines = [
-        line
-        for path in CONFIGS.rglob('*.py')
-        for line in path.read_text().splitlines()
-        if not line.startswith('#')
-    ]
-    assert sum('://' in line for line in lines) == 1
-    assert sum(line.count(CHECKPOINT) for line in lines) == 1
-    assert resolve(CHECKPOINT).startswith('https://')
+@pytest.mark.parametrize('name', FINE_TUNED)
+def test_names_say_what_a_config_is(name):
+    """METHOD_swinv2_ARCH[_wWINDOW][_SIZE][_SCHEDULE]_DATA, as docs/model_zoo.md explains."""
+    cfg = load(name)
+    found = re.fullmatch(
+        r'\w+/(\w+)_swinv2_(tiny|small|base)(_w16)?(_640)?(_3x)?_(coco|ade20k|cityscapes)\.py', name
+    )
+    method, arch, window, size, schedule, data = found.groups()
+    detector = cfg.model.decode_head.type if data != 'coco' else cfg.model.type
+    assert (
+        detector.lower()
+        .removesuffix('head')
+        .startswith(
+            {'upernet': 'uper', 'segformer': 'segformer'}.get(method, method.replace('_', ''))[:6]
+        )
+    )
+    assert cfg.model.backbone.arch == arch
+    assert cfg.model.backbone.window_size == (16 if window else 8)
+    if data == 'coco':
+        epochs = 36 if schedule else 12
+        assert method == 'mask2former' or cfg.train_cfg.max_epochs == epochs
+    else:
+        crop = (512, 1024) if data == 'cityscapes' else (640, 640) if size else (512, 512)
+        step = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop')
+        assert step.crop_size == cfg.model.data_preprocessor.size == crop
+
+
+@pytest.mark.parametrize('name', [n for n in FINE_TUNED if not re.search('_tiny_', n)])
+def test_small_and_base_differ_from_tiny_in_the_backbone_and_its_channels(name):
+    """Everything else is equal, whatever is changed in tiny's config."""
+
+    def settings(cfg):
+        plain = {key: cfg[key] for key in cfg if key != 'checkpoint'}
+        del plain['model']['backbone']['arch'], plain['model']['backbone']['init_cfg']
+        for part in plain['model'].values():
+            if isinstance(part, dict) and part.get('in_channels') in CHANNELS:
+                del part['in_channels']
+        return plain
+
+    tiny = re.sub('_(small|base)_', '_tiny_', name)
+    assert settings(load(name)) == settings(load(tiny))
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -110,6 +156,48 @@ def test_window_16_recipe_on_ade20k():
     assert cfg.optim_wrapper.constructor == 'swinv2_backbone.SwinV2LayerDecayConstructor'
     for same in ('param_scheduler', 'train_cfg', 'train_dataloader', 'auto_scale_lr'):
         assert cfg[same] == base[same], same
+
+
+def test_window_16_recipe_on_ade20k_at_640():
+    cfg, at_512 = (load(f'segmentation/upernet_swinv2_tiny_w16{s}_ade20k.py') for s in ('_640', ''))
+    assert cfg.optim_wrapper == at_512.optim_wrapper
+    (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
+    assert resize.scale == (2560, 640)
+    resizes = cfg.tta_pipeline[1].transforms[0]
+    assert [step.scale[1] for step in resizes] == [320, 480, 640, 800, 960, 1120]
+
+
+@pytest.mark.parametrize(
+    ('name', 'lr', 'weight_decay', 'others'),
+    [
+        ('detection/retinanet_swinv2_tiny_coco.py', 1e-4, 1e-4, 1),
+        ('detection/atss_swinv2_tiny_3x_coco.py', 1e-4, 0.05, 1),
+        ('detection/dino_swinv2_tiny_coco.py', 1e-5, 1e-4, 10),
+        ('detection/mask2former_swinv2_tiny_coco.py', 1e-5, 0.05, 10),
+        ('segmentation/mask2former_swinv2_tiny_ade20k.py', 1e-5, 0.05, 10),
+        ('segmentation/segformer_swinv2_tiny_ade20k.py', 6e-5, 0.01, 10),
+        ('segmentation/upernet_swinv2_tiny_cityscapes.py', 6e-5, 0.01, 1),
+    ],
+)
+def test_rates_and_decay_of_the_recipes(name, lr, weight_decay, others):
+    """Of the weights of the backbone, and how many times that rate the rest of the model has."""
+    cfg = load(name)
+    model = build(cfg, 'meta')
+    from mmengine.optim import build_optim_wrapper
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {True: set(), False: set()}
+    for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups:
+        for parameter in group['params']:
+            rates[names[id(parameter)].startswith('backbone.')].add(group['lr'])
+            assert group['weight_decay'] in (0, weight_decay)
+    assert [*rates[True]] == pytest.approx([lr])
+    assert [*rates[False]] == pytest.approx([lr * others])
+
+
+def test_cityscapes_is_tested_by_overlapping_windows_of_the_crop():
+    test_cfg = load('segmentation/upernet_swinv2_tiny_cityscapes.py').model.test_cfg
+    assert test_cfg == dict(mode='slide', crop_size=(512, 1024), stride=(384, 768))
 
 
 def test_imagenet_recipes():
@@ -176,10 +264,10 @@ def test_window_16_recipes_on_coco(name):
     assert {max(scale) for scale in resize[0].scales} == {1333}
 
 
-@pytest.mark.parametrize('name', [name for name in ALL if name.endswith(('ade20k.py', 'coco.py'))])
+@pytest.mark.parametrize('name', FINE_TUNED)
 def test_only_weights_decay_and_not_those_of_the_position_bias(name):
     cfg = load(name)
-    model = build(cfg)
+    model = build(cfg, 'meta')
     from mmengine.optim import build_optim_wrapper
 
     groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
@@ -190,6 +278,8 @@ def test_only_weights_decay_and_not_those_of_the_position_bias(name):
     }
     for name, parameter in model.named_parameters():
         exempt = parameter.ndim == 1 or 'cpb_mlp' in name or 'logit_scale' in name
+        if 'Mask2Former' in str(cfg.model):
+            exempt |= any(key in name for key in ('query_embed', 'query_feat', 'level_embed'))
         assert decays[id(parameter)] == (not exempt), name
 
 

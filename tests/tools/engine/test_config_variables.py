@@ -60,7 +60,12 @@ def own(tmp_path):
     'config',
     [
         *(UPERNET.format(name) for name in ('shapes', 'nuclei', 'ade20k', 'w16_ade20k')),
+        *(UPERNET.format(name) for name in ('w16_640_ade20k', 'cityscapes')),
         *(MASK_RCNN.format(name) for name in ('shapes', 'nuclei', 'coco', 'w16_3x_coco')),
+        'detection/retinanet_swinv2_base_coco.py',
+        'detection/dino_swinv2_tiny_coco.py',
+        'detection/mask2former_swinv2_tiny_coco.py',
+        'segmentation/mask2former_swinv2_tiny_ade20k.py',
     ],
 )
 def test_one_override_moves_the_data_of_our_configs(config):
@@ -70,6 +75,24 @@ def test_one_override_moves_the_data_of_our_configs(config):
     assert old not in cfg.pretty_text, 'what is dumped has the new one, too'
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         assert evaluator.get('ann_file', '/moved').startswith('/moved')
+
+
+@pytest.mark.parametrize('name', ['640_ade20k', 'w16_640_ade20k', 'cityscapes'])
+def test_one_override_changes_the_crops_and_what_they_are_padded_to(name):
+    cfg = load(ROOT / 'configs' / UPERNET.format(name), crop_size=(64, 128))
+    (crop,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop')
+    assert crop.crop_size == cfg.model.data_preprocessor.size == (64, 128)
+    if name == 'cityscapes':
+        assert cfg.model.test_cfg.crop_size == (64, 128)
+        assert cfg.model.test_cfg.stride == (48, 96)
+
+
+def test_one_override_changes_the_images_of_large_scale_jittering():
+    path = ROOT / 'configs/detection/mask2former_swinv2_tiny_coco.py'
+    cfg = load(path, image_size=(64, 64))
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomResize'].scale == steps['RandomCrop'].crop_size == (64, 64)
+    assert cfg.model.data_preprocessor.batch_augments[0].size == (64, 64)
 
 
 def test_a_part_of_a_variable():
