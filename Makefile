@@ -13,7 +13,7 @@ RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
 
 # Goals that are no files, or folders that are always looked into.
 .PHONY: .venv/implementations .venv/triton env demo data/shapes test test-slow test-cpus coverage \
-	parity parity-record benchmark gpu-compile gpu-wheels gpu-report lint types floors
+	parity parity-record benchmark zoo gpu-compile gpu-wheels gpu-report lint types floors
 
 ifeq ($(OWN),True)
 env:
@@ -73,6 +73,10 @@ benchmark: .venv/implementations
 		--cases train:512:8:1 train:512:16:1
 	@$(BENCHMARK) --out work_dirs/benchmark/cpu_large --rounds 2 \
 		--implementations timm transformers --cases train:800x1344:16:2
+
+# docs/model_zoo.md and the metafiles; configs that are new are measured first, a minute or so each.
+zoo: env
+	@$(RUN) tools/analysis_tools/model_zoo.py
 
 # For NVIDIA GPUs, docs/gpu.md. All kernels, compiled for GPUs that are not there: a few minutes.
 .venv/triton: env

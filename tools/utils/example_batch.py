@@ -4,6 +4,7 @@ import copy
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
@@ -18,7 +19,11 @@ def build_model(cfg: Config) -> BaseModel:
     settings = copy.deepcopy(cfg.model)
     settings.backbone.init_cfg = None
     model = revert_sync_batchnorm(MODELS.build(settings))
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # mmengine lists every parameter.
     model.init_weights()
+    logger.setLevel(level)
     return model
 
 

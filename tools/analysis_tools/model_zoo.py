@@ -1,0 +1,50 @@
+"""Write docs/model_zoo.md, model-index.yml and the metafiles, from the configs and measurements.
+
+Configs that were not measured before are measured first, each in a process of its own: a minute or
+so each, on a CPU that does nothing else. Those whose toolbox is not installed are left out.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.benchmarking.measurement import say
+from tools.utils import cli
+from tools.zoo.facts import load, names
+from tools.zoo.measuring import measure, measure_all, read_results
+from tools.zoo.metafile import metafiles
+from tools.zoo.page import PAGE, page
+
+
+def parse_args():
+    parser = cli.OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--again', action='store_true', help='measure all configs again')
+    parser.add_argument('--write-only', action='store_true', help='measure nothing')
+    parser.add_argument('--measure', choices=names(), metavar='NAME', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure)))
+        return
+    if not args.write_only:
+        known = {} if args.again else read_results()
+        todo = [name for name in names() if name not in known]
+        left = [n for n in todo if importlib.util.find_spec(load(n).default_scope) is None]
+        if left:
+            say(f'not measured, because their toolbox is not installed: {", ".join(left)}')
+        measure_all([name for name in todo if name not in left], __file__)
+    results = read_results()
+    for path, text in {PAGE: page(results), **metafiles(results)}.items():
+        path.write_text(text)
+        print(f'-> {path}')
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,83 @@
+"""Measurements of the models of configs, each in a process of its own, kept in a file."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from mmengine.optim import build_optim_wrapper
+
+from swinv2_backbone.checkpoints.files import atomic_file
+from tools.benchmarking.machine import cpu_info
+from tools.benchmarking.measurement import say
+from tools.utils.complexity import measure_complexity
+from tools.utils.errors import UserError
+from tools.utils.example_batch import build_model, example_batch
+from tools.utils.memory import PeakMemory
+from tools.zoo.facts import ROOT, load, image_size
+
+RESULTS = ROOT / 'docs/benchmarks/model_zoo.json'
+IMAGES, SIDE = 2, 256
+_STEPS = 3
+
+
+def measure(name: str) -> dict:
+    """Complexity, and time and memory of the training of a config's model, on this CPU.
+
+    Memory is the peak of a training step with AdamW beyond the process before the model was built:
+    weights, gradients, the optimizer's state and activations. The time is the median of the steps
+    after the first, at batches of random images.
+    """
+    cfg = load(name)
+    started = PeakMemory('cpu')
+    model = build_model(cfg).train()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    seconds = []
+    for _ in range(1 + _STEPS):
+        batch = example_batch(cfg, (SIDE, SIDE), IMAGES)
+        before = time.perf_counter()
+        model.train_step(batch, optim_wrapper)
+        seconds.append(time.perf_counter() - before)
+    memory, _ = started.taken()
+    del model, optim_wrapper
+    size = image_size(cfg)
+    complexity = measure_complexity(cfg, size)
+    return dict(
+        parameters=complexity['model'].parameters,
+        multiply_adds=complexity['model'].multiply_adds,
+        size=size,
+        megabytes=round(memory / 1e6),
+        seconds=round(statistics.median(seconds[1:]), 2),
+        machine=f'{cpu_info()["model name"]}, {torch.get_num_threads()} threads, torch '
+        f'{torch.__version__}, {time.strftime("%Y-%m-%d")}',
+    )
+
+
+def read_results() -> dict[str, dict]:
+    """What was measured, by the name of the config."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def measure_all(names: list[str], script: str) -> None:
+    """Measure configs one after the other and add each to the file.
+
+    Args:
+        script: A script that prints :func:`measure` of `--measure NAME`, as its last line.
+
+    Raises:
+        UserError: If one cannot be measured; what was measured before is kept.
+    """
+    for name in names:
+        done = subprocess.run(
+            [sys.executable, script, '--measure', name], capture_output=True, text=True, cwd=ROOT
+        )
+        if done.returncode:
+            raise UserError(f'{name}: {(done.stderr.strip().splitlines() or ["failed"])[-1]}')
+        results = read_results() | {name: json.loads(done.stdout.splitlines()[-1])}
+        text = json.dumps(dict(sorted(results.items())), indent=1)
+        with atomic_file(RESULTS) as path:
+            Path(path).write_text(text + '\n')
+        say(f'{name}: {results[name]}')
