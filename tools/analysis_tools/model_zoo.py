@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.benchmarking.measurement import say
 from tools.utils import cli
+from tools.utils.errors import UserError, did_you_mean
 from tools.zoo.facts import load, names
 from tools.zoo.measuring import measure, measure_all, read_results
 from tools.zoo.metafile import metafiles
@@ -22,10 +23,34 @@ from tools.zoo.page import PAGE, page
 
 def parse_args():
     parser = cli.OneLineParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        'names',
+        nargs='*',
+        help='configs to measure, as detection/dino_swinv2_tiny_coco (default: those that were not '
+        'measured before)',
+    )
     parser.add_argument('--again', action='store_true', help='measure all configs again')
     parser.add_argument('--write-only', action='store_true', help='measure nothing')
     parser.add_argument('--measure', choices=names(), metavar='NAME', help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def to_measure(args: argparse.Namespace) -> list[str]:
+    """The names of the configs that the command line asks to be measured, and that can be.
+
+    Raises:
+        UserError: If one of them does not exist.
+    """
+    known = names()
+    for name in args.names:
+        if name not in known:
+            raise UserError(f"config '{name}' does not exist{did_you_mean(name, known)}")
+    measured = {} if args.again else read_results()
+    todo = args.names or [name for name in known if name not in measured]
+    left = [name for name in todo if importlib.util.find_spec(load(name).default_scope) is None]
+    if left:
+        say(f'not measured, because their toolbox is not installed: {", ".join(left)}')
+    return [name for name in todo if name not in left]
 
 
 def main():
@@ -34,12 +59,7 @@ def main():
         print(json.dumps(measure(args.measure)))
         return
     if not args.write_only:
-        known = {} if args.again else read_results()
-        todo = [name for name in names() if name not in known]
-        left = [n for n in todo if importlib.util.find_spec(load(n).default_scope) is None]
-        if left:
-            say(f'not measured, because their toolbox is not installed: {", ".join(left)}')
-        measure_all([name for name in todo if name not in left], __file__)
+        measure_all(to_measure(args), __file__)
     results = read_results()
     for path, text in {PAGE: page(results), **metafiles(results)}.items():
         path.write_text(text)

@@ -17,7 +17,7 @@ from tools.utils.complexity import measure_complexity
 from tools.utils.errors import UserError
 from tools.utils.example_batch import build_model, example_batch
 from tools.utils.memory import PeakMemory
-from tools.zoo.facts import ROOT, load, image_size
+from tools.zoo.facts import ROOT, image_size, load
 
 RESULTS = ROOT / 'docs/benchmarks/model_zoo.json'
 IMAGES, SIDE = 2, 256
@@ -51,7 +51,7 @@ def measure(name: str) -> dict:
         size=size,
         megabytes=round(memory / 1e6),
         seconds=round(statistics.median(seconds[1:]), 2),
-        machine=f'{cpu_info()["model name"]}, {torch.get_num_threads()} threads, torch '
+        machine=f'{cpu_info()["model name"]}, threads: {torch.get_num_threads()}, torch '
         f'{torch.__version__}, {time.strftime("%Y-%m-%d")}',
     )
 

@@ -45,7 +45,7 @@ def test_the_classifier_has_the_published_size(capsys):
 
 
 def test_the_size_is_that_of_the_test():
-    from tools.zoo.facts import load, image_size
+    from tools.zoo.facts import image_size, load
 
     assert image_size(load('detection/dino_swinv2_tiny_coco')) == (800, 1333)
     assert image_size(load('segmentation/upernet_swinv2_tiny_640_ade20k')) == (640, 640)
