@@ -31,6 +31,9 @@ def parse_args():
     )
     parser.add_argument('--again', action='store_true', help='measure all configs again')
     parser.add_argument('--write-only', action='store_true', help='measure nothing')
+    parser.add_argument(
+        '--untimed', action='store_true', help='leave the time out: the machine does other work'
+    )
     parser.add_argument('--measure', choices=names(), metavar='NAME', help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -56,10 +59,11 @@ def to_measure(args: argparse.Namespace) -> list[str]:
 def main():
     args = parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure)))
+        print(json.dumps(measure(args.measure, args.untimed)))
         return
     if not args.write_only:
-        measure_all(to_measure(args), __file__)
+        options = ['--untimed'] * args.untimed
+        measure_all(to_measure(args), [__file__, *options, '--measure'])
     results = read_results()
     for path, text in {PAGE: page(results), **metafiles(results)}.items():
         path.write_text(text)

@@ -24,19 +24,20 @@ IMAGES, SIDE = 2, 256
 _STEPS = 3
 
 
-def measure(name: str) -> dict:
+def measure(name: str, untimed: bool = False) -> dict:
     """Complexity, and time and memory of the training of a config's model, on this CPU.
 
     Memory is the peak of a training step with AdamW beyond the process before the model was built:
     weights, gradients, the optimizer's state and activations. The time is the median of the steps
-    after the first, at batches of random images.
+    after the first, at batches of random images; None if `untimed`, for a machine that does other
+    work.
     """
     cfg = load(name)
     started = PeakMemory('cpu')
     model = build_model(cfg).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     seconds = []
-    for _ in range(1 + _STEPS):
+    for _ in range(1 + (1 if untimed else _STEPS)):
         batch = example_batch(cfg, (SIDE, SIDE), IMAGES)
         before = time.perf_counter()
         model.train_step(batch, optim_wrapper)
@@ -50,7 +51,7 @@ def measure(name: str) -> dict:
         multiply_adds=complexity['model'].multiply_adds,
         size=size,
         megabytes=round(memory / 1e6),
-        seconds=round(statistics.median(seconds[1:]), 2),
+        seconds=None if untimed else round(statistics.median(seconds[1:]), 2),
         machine=f'{cpu_info()["model name"]}, threads: {torch.get_num_threads()}, torch '
         f'{torch.__version__}, {time.strftime("%Y-%m-%d")}',
     )
@@ -61,18 +62,19 @@ def read_results() -> dict[str, dict]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def measure_all(names: list[str], script: str) -> None:
+def measure_all(names: list[str], command: list[str]) -> None:
     """Measure configs one after the other and add each to the file.
 
     Args:
-        script: A script that prints :func:`measure` of `--measure NAME`, as its last line.
+        command: A script and its options that, followed by a name, print its :func:`measure` as
+            their last line.
 
     Raises:
         UserError: If one cannot be measured; what was measured before is kept.
     """
     for name in names:
         done = subprocess.run(
-            [sys.executable, script, '--measure', name], capture_output=True, text=True, cwd=ROOT
+            [sys.executable, *command, name], capture_output=True, text=True, cwd=ROOT
         )
         if done.returncode:
             raise UserError(f'{name}: {(done.stderr.strip().splitlines() or ["failed"])[-1]}')

@@ -68,7 +68,7 @@ def _row(name: str, measured: dict | None) -> list[str]:
             f'{measured["multiply_adds"] / 1e9:.1f} G',
             '{} x {}'.format(*measured['size']),
             f'{measured["megabytes"]} MB',
-            f'{measured["seconds"]:.1f} s',
+            '-' if measured['seconds'] is None else f'{measured["seconds"]:.1f} s',
         ]
     scores, _ = CITED.get(name, ({}, None))
     published = ', '.join(f'{value} {metric}' for metric, value in scores.items()) or '-'
