@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.benchmarking.measurement import say
+from tools.engine.runner import TOOLBOXES
 from tools.utils import cli
 from tools.utils.errors import UserError, did_you_mean
 from tools.zoo.facts import load, names
@@ -38,6 +39,11 @@ def parse_args():
     return parser.parse_args()
 
 
+def can_measure(toolbox: str) -> bool:
+    """Whether models of a toolbox are supported by the tools, and it is installed."""
+    return toolbox in TOOLBOXES and importlib.util.find_spec(toolbox) is not None
+
+
 def to_measure(args: argparse.Namespace) -> list[str]:
     """The names of the configs that the command line asks to be measured, and that can be.
 
@@ -50,9 +56,9 @@ def to_measure(args: argparse.Namespace) -> list[str]:
             raise UserError(f"config '{name}' does not exist{did_you_mean(name, known)}")
     measured = {} if args.again else read_results()
     todo = args.names or [name for name in known if name not in measured]
-    left = [name for name in todo if importlib.util.find_spec(load(name).default_scope) is None]
+    left = [name for name in todo if not can_measure(load(name).default_scope)]
     if left:
-        say(f'not measured, because their toolbox is not installed: {", ".join(left)}')
+        say(f'not measured, for want of their toolbox: {", ".join(left)}')
     return [name for name in todo if name not in left]
 
 

@@ -10,7 +10,7 @@ from swinv2_backbone.arguments import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-FOLDERS = ('detection', 'segmentation', 'classification')
+FOLDERS = ('detection', 'segmentation', 'classification', 'pose')
 
 
 class Method(NamedTuple):
@@ -72,6 +72,11 @@ METHODS = {
         'SwinV2',
         'Swin Transformer V2: Scaling Up Capacity and Resolution',
         'https://arxiv.org/abs/2111.09883',
+    ),
+    'pose/heatmap': Method(
+        'Heatmap',
+        'Simple Baselines for Human Pose Estimation and Tracking',
+        'https://arxiv.org/abs/1804.06208',
     ),
 }
 # The data by the end of a config's name.

@@ -43,6 +43,7 @@ _SECTIONS = {
     'detection': 'Detection and instance segmentation',
     'segmentation': 'Semantic segmentation',
     'classification': 'Classification',
+    'pose': 'Human pose',
 }
 _HEAD = ('config', 'data', 'parameters', 'multiply-adds', 'at', 'memory', 'time', 'published')
 
