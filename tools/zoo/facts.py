@@ -139,8 +139,8 @@ def image_size(cfg: Config) -> tuple[int, int]:
     That of the test, where it is fixed. Images of COCO are 800 high and 1333 wide at most. For a
     segmentor it is the size of its crops, as in papers; for data of any size, 256 x 256.
     """
-    if cfg.default_scope == 'mmseg':
-        return tuple(cfg.model.data_preprocessor.size)
+    if crop := cfg.model.data_preprocessor.get('size'):
+        return tuple(crop)
     steps = {step.type: step for step in cfg.test_dataloader.dataset.pipeline}
     if 'CenterCrop' in steps:
         return (steps['CenterCrop'].crop_size,) * 2
