@@ -14,6 +14,7 @@ from tools.engine.amp import use_amp
 from tools.engine.config_checks import check_data
 from tools.engine.duration import DurationHook
 from tools.engine.runner import execute, load_config
+from tools.engine.strategies import STRATEGIES, use_strategy
 from tools.engine.work_dir import latest_checkpoint, only_training
 from tools.utils import cli
 from tools.utils.errors import UserError
@@ -41,6 +42,11 @@ def parse_args():
         metavar='CHECKPOINT',
         help='resume from this checkpoint, or from the latest in the work dir',
     )
+    parser.add_argument(
+        '--strategy',
+        choices=STRATEGIES,
+        help="how a training is divided among processes (default: the config's, or ddp)",
+    )
     return parser.parse_args()
 
 
@@ -50,6 +56,8 @@ def apply_options(cfg: Config, args) -> None:
     Raises:
         UserError: If the config does not allow an option.
     """
+    if args.strategy:
+        use_strategy(cfg, args.strategy)
     if args.amp:
         use_amp(cfg, args.amp)
     if args.auto_scale_lr:

@@ -15,6 +15,7 @@ from tools.utils.errors import UserError, did_you_mean
 _MORE_KEYS = (
     'auto_scale_lr',
     'model_wrapper_cfg',
+    'shard_optimizer',
     'find_unused_parameters',
     'sync_bn',
     'compile',

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -19,8 +17,10 @@ from tools.data.data_hook import DataHook
 from tools.data.reading import explained_data_errors
 from tools.engine.config_checks import check_override, check_top_level
 from tools.engine.config_variables import override_variables
+from tools.engine.launching import check_launcher
 from tools.engine.resuming import prepare_resume
-from tools.engine.work_dir import AtomicRunner, latest_checkpoint
+from tools.engine.strategies import DistributedRunner, WholeStateHook
+from tools.engine.work_dir import latest_checkpoint
 from tools.utils import cli
 from tools.utils.errors import UserError, did_you_mean, first_line
 
@@ -191,19 +191,16 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
         strict: As in :func:`check_checkpoint`.
 
     Raises:
-        UserError: If a distributed job is requested where there is no accelerator, or the
-            checkpoint does not fit.
+        UserError: If a distributed job is requested that was not launched, or the checkpoint does
+            not fit.
     """
     allow_mmengine_checkpoints()
-    if cfg.launcher != 'none' and get_device() == 'cpu' and not is_distributed():
-        raise UserError(
-            f'--launcher {cfg.launcher}: mmengine starts distributed jobs on '
-            'accelerators alone, and torch finds none here'
-        )
-    runner = AtomicRunner.from_cfg(cfg)
+    check_launcher(cfg.launcher)
+    runner = DistributedRunner.from_cfg(cfg)
     # One line for each parameter would bury what matters.
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
     runner.register_hook(DataHook())
     runner.register_hook(SetupHook(strict), priority='LOWEST')
+    runner.register_hook(WholeStateHook(), priority='LOWEST')  # after the checks of whole tensors
     with explained_data_errors(cfg.default_scope):
         return work(runner)
