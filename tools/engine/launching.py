@@ -1,16 +1,12 @@
 """Distributed jobs: their start where there is no accelerator, and their end when one is lost."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from unittest import mock
 
-import torch.distributed as dist
 from mmengine.device import get_device
-from mmengine.dist import get_rank, get_world_size, init_dist, is_distributed
+from mmengine.dist import init_dist, is_distributed
 
-from tools.utils.errors import UserError, first_line
+from tools.utils.errors import UserError
 
 # What each launcher sets; without it, nothing was launched.
 _VARIABLES = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
