@@ -1,11 +1,8 @@
 """A small training whose result must not depend on how it is divided among processes."""
 
 import os
-import random
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 
 import torch
 from mmengine.hooks import Hook
@@ -16,7 +13,7 @@ from torch import nn
 from swinv2_backbone import SwinTransformerV2
 from tests.helpers import toy_training
 from tests.helpers.models import SMALL_ARCH
-from tests.helpers.scripts import isolated
+from tests.helpers.scripts import free_port, isolated
 from tools.engine.runner import execute
 from tools.engine.strategies import use_strategy
 
@@ -110,14 +107,6 @@ def train(work_dir, batch, strategy=None, resume=None, model=None):
     with isolated():
         execute(cfg, work, strict=True)
     return hook.losses
-
-
-def free_port():
-    """A port below those that the system gives to connections, which may take it meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(10000, 29000)
-        with suppress(OSError), socket.create_server(('127.0.0.1', port)):
-            return port
 
 
 def start_processes(count, *command, cwd=None, **variables):

@@ -1,10 +1,12 @@
 """Calling the scripts of tools/ in this process, or in a process of their own."""
 
 import os
+import random
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -63,7 +65,39 @@ def start(script: str, *args: object, **kwargs) -> subprocess.Popen:
 
 def succeed(script: str, *args: object, **kwargs) -> str:
     """The output of a script in a process of its own, which must succeed."""
-    process = start(script, *args, **kwargs)
+    return output_of(start(script, *args, **kwargs))
+
+
+def free_port() -> int:
+    """A port below those that the system gives to connections, which may take it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 29000)
+        with suppress(OSError), socket.create_server(('127.0.0.1', port)):
+            return port
+
+
+def start_shell(
+    script: str, *args: object, prefix: Sequence[str] = (), **variables: object
+) -> subprocess.Popen:
+    """Start a shell script with this Python as `python`, on CPUs.
+
+    Args:
+        prefix: A command that runs it.
+        variables: Of its environment.
+    """
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    defaults = dict(OMP_NUM_THREADS=1, CUDA_VISIBLE_DEVICES=-1, PATH=path)
+    return subprocess.Popen(
+        [*prefix, 'bash', ROOT / script, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {key: str(value) for key, value in (defaults | variables).items()},
+    )
+
+
+def output_of(process: subprocess.Popen) -> str:
+    """The output of a process, which must succeed."""
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output[-3000:]
     return output

@@ -17,7 +17,7 @@ from tools.data.data_hook import DataHook
 from tools.data.reading import explained_data_errors
 from tools.engine.config_checks import check_override, check_top_level
 from tools.engine.config_variables import override_variables
-from tools.engine.launching import check_launcher
+from tools.engine.launching import check_launcher, lost_processes_named
 from tools.engine.resuming import prepare_resume
 from tools.engine.strategies import DistributedRunner, WholeStateHook
 from tools.engine.work_dir import latest_checkpoint
@@ -202,5 +202,5 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
     runner.register_hook(DataHook())
     runner.register_hook(SetupHook(strict), priority='LOWEST')
     runner.register_hook(WholeStateHook(), priority='LOWEST')  # after the checks of whole tensors
-    with explained_data_errors(cfg.default_scope):
+    with explained_data_errors(cfg.default_scope), lost_processes_named():
         return work(runner)

@@ -1,0 +1,135 @@
+"""dist_train.sh and slurm_train.sh: several processes and machines, with gloo on CPUs."""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.scripts import free_port, output_of, start_shell
+
+for toolbox in ('mmcv', 'mmdet', 'mmseg'):
+    pytest.importorskip(toolbox)
+
+
+def options(work_dir, iterations, *more):
+    schedule = f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}'
+    return '--work-dir', work_dir, *more, '--cfg-options', *schedule
+
+
+@pytest.mark.parametrize(
+    'task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)]
+)
+def test_two_processes(tasks, tmp_path, task):
+    """With DistributedDataParallel every parameter takes part, and one process reports."""
+    arguments = tasks.configs[task], 2, *options(tmp_path, 2)
+    process = start_shell('tools/dist_train.sh', *arguments, MASTER_PORT=free_port())
+    output = output_of(process)
+    assert output.count('effective batch size: 4 = 2 per process x 2 processes') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['segmentation', 'detection'])
+@pytest.mark.parametrize('strategy', ['zero1', 'fsdp2'])
+def test_strategy_of_the_command_line(tasks, tmp_path, task, strategy):
+    """Trained for two iterations in two processes, then for two more in one."""
+    arguments = tasks.configs[task], 2, *options(tmp_path, 2, '--strategy', strategy)
+    output_of(start_shell('tools/dist_train.sh', *arguments, MASTER_PORT=free_port()))
+    arguments = tasks.configs[task], 1, *options(tmp_path, 4, '--resume')
+    output = output_of(start_shell('tools/dist_train.sh', *arguments, MASTER_PORT=free_port()))
+    assert 'resumed epoch: 0, iter: 2' in output
+    assert (tmp_path / 'iter_4.pth').is_file()
+
+
+# --- several machines -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines():
+    """Two network namespaces joined by a cable: for each, the command that runs something in it."""
+    with ExitStack() as undo:
+
+        def ip(*args):
+            subprocess.run(['ip', *args], check=True, capture_output=True)
+
+        names = [f'swinv2-{os.getpid()}-{i}' for i in range(2)]
+        try:
+            for name in names:
+                ip('netns', 'add', name)
+                undo.callback(ip, 'netns', 'delete', name)
+            ends = [('name', 'eth0', 'netns', name) for name in names]
+            ip('link', 'add', *ends[0], 'type', 'veth', 'peer', *ends[1])
+            for i, name in enumerate(names):
+                ip('-n', name, 'address', 'add', f'10.77.0.{i + 1}/24', 'dev', 'eth0')
+                ip('-n', name, 'link', 'set', 'eth0', 'up')
+                ip('-n', name, 'link', 'set', 'lo', 'up')
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f'network namespaces cannot be made here: {error}')
+        yield [('ip', 'netns', 'exec', name) for name in names]
+
+
+@pytest.mark.slow
+def test_two_machines(tasks, tmp_path, machines):
+    """Two machines of two processes each, and resumed."""
+
+    def train(*arguments):
+        processes = [
+            start_shell(
+                'tools/dist_train.sh',
+                *(tasks.configs['segmentation'], 2, *arguments),
+                prefix=machine,
+                NNODES=2,
+                NODE_RANK=rank,
+                MASTER_ADDR='10.77.0.1',
+                MASTER_PORT=29500,
+                GLOO_SOCKET_IFNAME='eth0',
+            )
+            for rank, machine in enumerate(machines)
+        ]
+        return [output_of(process) for process in processes]
+
+    first, second = train(*options(tmp_path, 2))
+    assert first.count('effective batch size: 8 = 2 per process x 4 processes') == 1
+    assert 'effective batch size' not in second
+    first, _ = train(*options(tmp_path, 4, '--resume'))
+    assert 'resumed epoch: 0, iter: 2' in first
+    assert (tmp_path / 'iter_4.pth').is_file()
+
+
+# Starts all tasks at once, as two machines of one task each, with what slurm sets.
+SRUN = """#!/usr/bin/env bash
+echo "srun $*"
+for argument; do
+    shift
+    case $argument in --ntasks=*) tasks=${argument#*=};; python) break;; esac
+done
+for ((i = 0; i < tasks; i++)); do
+    SLURM_PROCID=$i SLURM_NTASKS=$tasks SLURM_LOCALID=0 SLURM_NODEID=$i SLURM_JOB_ID=1 \\
+        SLURM_NODELIST="node[1-$tasks]" python "$@" &
+    running+=($!)
+done
+for process in "${running[@]}"; do wait "$process" || exit $?; done
+"""
+SCONTROL = """#!/usr/bin/env bash
+[ "$*" = "show hostname node[1-2]" ] && printf 'localhost\\nlocalhost\\n'
+"""
+
+
+def test_slurm(tasks, tmp_path):
+    for name, text in {'srun': SRUN, 'scontrol': SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    _, work_dir, *rest = options(tmp_path / 'work', 2)
+    arguments = 'partition', 'job', tasks.configs['segmentation'], work_dir, *rest
+    path = f'{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    variables = dict(
+        PATH=path, GPUS=2, GPUS_PER_NODE=1, SRUN_ARGS='--qos low', MASTER_PORT=free_port()
+    )
+    output = output_of(start_shell('tools/slurm_train.sh', *arguments, **variables))
+    expected = '-p partition --job-name=job --gres=gpu:1 --ntasks=2 --ntasks-per-node=1'
+    assert expected in output
+    assert '--qos low' in output
+    assert output.count('effective batch size: 4 = 2 per process x 2 processes') == 1
+    assert (tmp_path / 'work' / 'iter_2.pth').is_file()
