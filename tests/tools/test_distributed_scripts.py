@@ -117,15 +117,20 @@ SCONTROL = """#!/usr/bin/env bash
 """
 
 
+@pytest.mark.slow
 def test_slurm(tasks, tmp_path):
     for name, text in {'srun': SRUN, 'scontrol': SCONTROL}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     _, work_dir, *rest = options(tmp_path / 'work', 2)
     arguments = 'partition', 'job', tasks.configs['segmentation'], work_dir, *rest
-    path = f'{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    folders = tmp_path, Path(sys.executable).parent, os.environ['PATH']
     variables = dict(
-        PATH=path, GPUS=2, GPUS_PER_NODE=1, SRUN_ARGS='--qos low', MASTER_PORT=free_port()
+        PATH=os.pathsep.join(map(str, folders)),
+        GPUS=2,
+        GPUS_PER_NODE=1,
+        SRUN_ARGS='--qos low',
+        MASTER_PORT=free_port(),
     )
     output = output_of(start_shell('tools/slurm_train.sh', *arguments, **variables))
     expected = '-p partition --job-name=job --gres=gpu:1 --ntasks=2 --ntasks-per-node=1'

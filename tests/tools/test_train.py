@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.helpers.scripts import ROOT, call, error_line, start, succeed
+from tests.helpers.scripts import ROOT, call, error_line, start
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
