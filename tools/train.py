@@ -14,6 +14,7 @@ from tools.engine.amp import use_amp
 from tools.engine.config_checks import check_data
 from tools.engine.duration import DurationHook
 from tools.engine.runner import execute, load_config
+from tools.engine.state_size import StateSizeHook
 from tools.engine.strategies import STRATEGIES, use_strategy
 from tools.engine.work_dir import latest_checkpoint, only_training
 from tools.utils import cli
@@ -121,6 +122,7 @@ def main():
         report_batch_size(cfg)
         scale_with_accumulation(runner)
         runner.register_hook(DurationHook(), priority='LOWEST')
+        runner.register_hook(StateSizeHook())
         runner.train()
 
     with only_training(cfg.work_dir, cfg.launcher):

@@ -15,6 +15,7 @@ from tests.helpers import toy_training
 from tests.helpers.models import SMALL_ARCH
 from tests.helpers.scripts import free_port, isolated
 from tools.engine.runner import execute
+from tools.engine.state_size import StateSizeHook
 from tools.engine.strategies import use_strategy
 
 STRATEGIES = 'ddp', 'zero1', 'fsdp2'
@@ -102,6 +103,7 @@ def train(work_dir, batch, strategy=None, resume=None, model=None):
 
     def work(runner):
         runner.register_hook(hook)
+        runner.register_hook(StateSizeHook())
         runner.train()
 
     with isolated():
