@@ -50,16 +50,15 @@ class Step(nn.Module):
         return loss_of(self.model, image)
 
 
-@pytest.mark.parametrize('static_graph', [False, True])
 @pytest.mark.parametrize(
     'choice', [((0, 1, 2, 3), -1, False), ((1, 3), 0, True), ((2,), 2, True), ((0,), 4, False)]
 )
-def test_distributed_data_parallel_waits_for_no_parameter(tmp_path, choice, static_graph):
+def test_distributed_data_parallel_waits_for_no_parameter(tmp_path, choice):
     """Its second forward raises an error if a parameter had no gradient in the first."""
     store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
     torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     try:
-        step = nn.parallel.DistributedDataParallel(Step(build(*choice)), static_graph=static_graph)
+        step = nn.parallel.DistributedDataParallel(Step(build(*choice)))
         for _ in range(3):
             step(torch.randn(1, 3, 40, 40)).backward()
     finally:
