@@ -14,6 +14,7 @@ COMMANDS = {
     'test': 'test.py',
     'convert': 'model_converters/convert_checkpoint.py',
     'export': 'deployment/export_onnx.py',
+    'check-data': 'misc/check_dataset.py',
     'demo': 'demo.py',
 }
 
