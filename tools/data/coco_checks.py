@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
 from tools.data.faults import CROWDS, Fault
@@ -25,19 +26,19 @@ _FIELDS = {
 _NAMES = dict(images='image', categories='category', annotations='annotation')
 
 
-def read_coco(path: Path) -> dict:
-    """The content of an annotation file.
+def read_coco(path: Path | str) -> Any:
+    """The content of an annotation file, local or of a server that mmengine can read.
 
     Raises:
         UserError: If it cannot be read or is no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(fileio.get(str(path)))
     except (OSError, ValueError) as error:
         raise UserError(describe_unreadable_annotations(path, error)) from error
 
 
-def describe_unreadable_annotations(path: Path, error: Exception) -> str:
+def describe_unreadable_annotations(path: Path | str, error: Exception) -> str:
     """A line about an annotation file that cannot be read."""
     reason = getattr(error, 'strerror', None) or f'no JSON: {first_line(error)}'
     if Path(path).is_file() and Path(path).stat().st_size == 0:

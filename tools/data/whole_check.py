@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -76,7 +75,7 @@ def _annotations(
 ) -> tuple[list[Fault], list[dict]]:
     """Faults of a file of COCO's format, and the images that it names."""
     try:
-        data = read_coco(Path(dataset.ann_file))
+        data = read_coco(dataset.ann_file)
     except UserError as error:
         return [Fault('annotations that cannot be read', str(error))], []
     faults = dataset_faults(dataset, data)
