@@ -214,8 +214,13 @@ class _CocoChecks:
             (~finite, 'boxes that are not finite', 'is not finite: mend it', True),
             (negative, 'negative boxes', f'has a negative side: {form}', True),
             (empty, 'boxes without area', 'has no area: mmdet leaves it out', False),
-            (outside, 'boxes outside of the image', f'is outside of its image: {form}', True),
-            (fine & ~outside & over, 'boxes over the border', f'is larger: {form}', False),
+            (outside, 'boxes outside of the image', f'lies outside of it: {form}', True),
+            (
+                fine & ~outside & over,
+                'boxes over the border',
+                f'reaches over its border: {form}',
+                False,
+            ),
         ):
             for index in np.flatnonzero(mask):
                 each = annotations[index]

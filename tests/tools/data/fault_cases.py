@@ -122,7 +122,7 @@ CASES = {
     ),
     'box of 3 numbers': Case('coco', edit_annotation(bbox=[1, 2, 3]), 'annotation 5: bbox is .*3]'),
     'box outside': Case(
-        'coco', edit_annotation(bbox=[60, 2, 9, 9]), 'annotation 5: .* is outside of its image'
+        'coco', edit_annotation(bbox=[60, 2, 9, 9]), 'annotation 5: .* lies outside of it'
     ),
     'negative box': Case(
         'coco', edit_annotation(bbox=[20, 2, -9, 9]), 'annotation 5: .* has a negative side'

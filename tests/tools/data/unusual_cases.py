@@ -18,7 +18,9 @@ from tests.tools.data.small_data import (
 WARNINGS = {
     'zero-area box': Case('coco', edit_annotation(bbox=[2, 2, 8, 0.0]), 'has no area: mmdet lea'),
     'area of 0': Case('coco', edit_annotation(area=0), r'\(area 0\) .* has no area: mmdet'),
-    'box over the border': Case('coco', edit_annotation(bbox=[40, 2, 20, 9]), 'box .* is larger: '),
+    'box over the border': Case(
+        'coco', edit_annotation(bbox=[40, 2, 20, 9]), 'box .* reaches over its border'
+    ),
     'crowd': Case('coco', edit_annotation(iscrowd=1), 'annotation 5 is a crowd'),
     'CMYK image': Case(
         'coco', edit_image(IMAGE, lambda i: i.convert('CMYK'), 'JPEG'), r"2\.jpg' is CMYK"
