@@ -1,5 +1,7 @@
 """Train a model from a config of mmseg, mmdet or mmpretrain."""
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mmengine.runner import Runner
 from tools.engine.amp import use_amp
 from tools.engine.config_checks import check_data
 from tools.engine.duration import DurationHook
+from tools.engine.preemption import PreemptionHook
 from tools.engine.runner import execute, load_config
 from tools.engine.state_size import StateSizeHook
 from tools.engine.strategies import STRATEGIES, use_strategy
@@ -48,7 +51,20 @@ def parse_args():
         choices=STRATEGIES,
         help="how a training is divided among processes (default: the config's, or ddp)",
     )
+    parser.add_argument(
+        '--seed', type=seed, help='of all that is random (default: a random one, which is logged)'
+    )
+    parser.add_argument(
+        '--deterministic', action='store_true', help='use deterministic algorithms alone; slower'
+    )
     return parser.parse_args()
+
+
+def seed(text: str) -> int:
+    """An argparse type: an integer that NumPy takes as a seed."""
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"got '{text}', allowed: an integer from 0 to 2**32 - 1")
+    return int(text)
 
 
 def apply_options(cfg: Config, args) -> None:
@@ -61,6 +77,12 @@ def apply_options(cfg: Config, args) -> None:
         use_strategy(cfg, args.strategy)
     if args.amp:
         use_amp(cfg, args.amp)
+    randomness = cfg.setdefault('randomness', dict(seed=None))
+    if args.seed is not None:
+        randomness.seed = args.seed
+    if args.deterministic:
+        randomness.deterministic = True
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch requires it
     if args.auto_scale_lr:
         scale = cfg.get('auto_scale_lr') or {}
         if not scale.get('base_batch_size'):
@@ -118,14 +140,17 @@ def main():
     apply_options(cfg, args)
     check_data(cfg, 'train_dataloader', *(['val_dataloader'] if cfg.get('val_cfg') else []))
 
+    preemption = PreemptionHook()
+
     def train(runner: Runner) -> None:
         report_batch_size(cfg)
         scale_with_accumulation(runner)
         runner.register_hook(DurationHook(), priority='LOWEST')
         runner.register_hook(StateSizeHook())
+        runner.register_hook(preemption)
         runner.train()
 
-    with only_training(cfg.work_dir, cfg.launcher):
+    with preemption.listening(), only_training(cfg.work_dir, cfg.launcher):
         execute(cfg, train, strict=bool(cfg.get('resume')))
 
 

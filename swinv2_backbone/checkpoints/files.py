@@ -181,7 +181,10 @@ def write_checkpoint(
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[str]:
-    """The path of a temporary file that replaces `path` if the block ends without an error."""
+    """The path of a temporary file that replaces `path` if the block ends without an error.
+
+    Its content is on the disk before it has the name: not even a loss of power leaves half a file.
+    """
     path = Path(os.path.realpath(path))  # What a link points to, not the link.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.partial')
@@ -191,7 +194,18 @@ def atomic_file(path: Path) -> Iterator[str]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(partial, 0o666 & ~umask)
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def _to_disk(path: str | Path) -> None:
+    """Have the disk take what was written to a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,6 +1,7 @@
 """tools/train.py: training is killed, resumed and tested; mistakes end in one line."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.helpers.random_training import outcome
 from tests.helpers.scripts import ROOT, call, error_line, start
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
@@ -64,24 +66,50 @@ def test_killed_training_resumes(tasks, tmp_path, task):
     assert [stage.pretrained_window for stage in backbone.layers] == [(8, 8)] * 4
 
 
-def test_interrupted_training_ends_quietly(tasks, tmp_path):
+@pytest.mark.parametrize(
+    ('number', 'code', 'line'),
+    [
+        (signal.SIGINT, 130, 'train.py: interrupted\n'),
+        (signal.SIGTERM, 75, 'train.py: preempted (SIGTERM) after iteration '),
+    ],
+    ids=['Ctrl-C', 'preemption'],
+)
+def test_interrupted_training_ends_quietly(tasks, tmp_path, number, code, line):
     process = start(
         *('tools/train.py', tasks.configs['segmentation'], '--work-dir', tmp_path),
-        *('--cfg-options', 'train_cfg.max_iters=10000'),
+        *('--cfg-options', 'train_cfg.max_iters=10000', 'train_dataloader.num_workers=1'),
         # In the background of a shell it is ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
     )
     deadline = time.time() + 200
     while not (tmp_path / 'iter_8.pth').exists() and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # As a terminal does, and torchrun: the workers are meant, too.
     output = process.communicate()[0]
-    assert process.returncode == 130, output[-3000:]
+    assert process.returncode == code, output[-3000:]
+    assert line in output
     assert 'Traceback' not in output
     assert 's per iteration: the 9994 iterations that are left take' in output
-    assert latest_checkpoint(tmp_path) is not None
+    latest = latest_checkpoint(tmp_path)
+    assert (f'{latest} is saved. To go on: --resume' in output) == (code == 75)
     assert not list(tmp_path.glob('*.partial'))
+
+
+def test_two_runs_with_a_seed_are_identical(tasks, tmp_path):
+    for name in ('first', 'second'):
+        arguments = tasks.configs['segmentation'], '--work-dir', tmp_path / name
+        options = '--cfg-options', 'train_cfg.max_iters=2', 'randomness.diff_rank_seed=False'
+        call(train.main, *arguments, '--seed', 7, '--deterministic', *options)
+        torch.use_deterministic_algorithms(False)
+    first, second = (outcome(tmp_path / name / 'iter_2.pth') for name in ('first', 'second'))
+    assert first == second
+    assert first['seed'] == 7
+    [log] = (tmp_path / 'first').glob('*/*.log')
+    assert '\n    seed: 7\n' in log.read_text()
+    kept = Config.fromfile(tmp_path / 'first' / 'segmentation.py')
+    assert (kept.randomness.seed, kept.randomness.deterministic) == (7, True)
 
 
 def test_load_from_beside_init_cfg(tasks, tmp_path):
@@ -230,6 +258,10 @@ MISTAKES = {
     'no such checkpoint to resume': (
         ['{segmentation}', '--resume', 'nothing.pth'],
         "--resume: checkpoint 'nothing.pth' does not exist",
+    ),
+    'seed out of range': (
+        ['{segmentation}', '--seed', '-1'],
+        "--seed: got '-1', allowed: an integer from 0 to 2**32 - 1",
     ),
     'no batch size to scale from': (
         ['{segmentation}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],

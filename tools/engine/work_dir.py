@@ -7,15 +7,18 @@ import socket
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.dist import all_reduce, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, Runner
 
 from swinv2_backbone.checkpoints.files import atomic_file
 from swinv2_backbone.compat import safe_mmengine_globals
+from tools.engine.checkpoint_hook import safe_checkpoint_hook
+from tools.engine.exact_resume import ExactResumeHook, resumable_loop
 from tools.utils.errors import UserError
 
 _NAME = re.compile(r'(iter|epoch)_(\d+)\.pth')
@@ -58,9 +61,14 @@ def _written(path: Path) -> int:
 
 def _iterations(path: Path) -> int:
     """How many iterations of training a checkpoint records."""
+    return _meta(path).get('iter', 0)
+
+
+def _meta(path: str | Path) -> dict:
+    """What a checkpoint records of its training."""
     with safe_mmengine_globals():
         content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    return content.get('meta', {}).get('iter', 0)
+    return content.get('meta', {})
 
 
 @contextmanager
@@ -68,7 +76,8 @@ def only_training(work_dir: str, launcher: str) -> Iterator[None]:
     """Keep other trainings out of a work dir, where they would overwrite the checkpoints.
 
     The lock ends with the process, however that ends. It is not inherited by the workers that
-    load data, which may live on for some seconds.
+    load data, which may live on for some seconds. Whoever has it removes what is left of a
+    checkpoint in whose writing a training was killed.
 
     Args:
         launcher: How the processes of a distributed job are started; the first takes the lock.
@@ -95,6 +104,8 @@ def only_training(work_dir: str, launcher: str) -> Iterator[None]:
         except OSError:  # A file system without locks.
             yield
             return
+        for partial in path.parent.glob('*.pth*.partial'):
+            partial.unlink()
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}')
         file.flush()
@@ -102,13 +113,52 @@ def only_training(work_dir: str, launcher: str) -> Iterator[None]:
 
 
 class AtomicRunner(Runner):
-    """A Runner whose checkpoints are complete, or not there: whatever ends the process."""
+    """A Runner whose checkpoints are complete, or not there, and resume exactly."""
+
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, **kwargs) -> None:
+        """As in Runner; a resumed training has the seed of its checkpoint from the beginning.
+
+        mmengine restores it when samplers and loaders have been built with another:
+        https://github.com/open-mmlab/mmengine/pull/1468. The config that is kept has the seed, too.
+        """
+        saved = None
+        if self.cfg.get('resume') and Path(str(self.cfg.get('load_from'))).is_file():
+            with suppress(Exception):  # Whatever is wrong with the file, loading it says so.
+                saved = _meta(self.cfg.load_from).get('seed')
+        used = seed if saved is None else saved
+        super().set_randomness(seed=used, diff_rank_seed=diff_rank_seed, **kwargs)
+        if seed is None:
+            used = self.seed - get_rank() * diff_rank_seed
+            randomness = dict(seed=used, diff_rank_seed=diff_rank_seed, **kwargs)
+            self.cfg.randomness = self._randomness_cfg = randomness
+
+    def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
+        """As in Runner; mmengine's CheckpointHook is replaced by one that loses no checkpoint."""
+        if isinstance(hook, dict):
+            hook = safe_checkpoint_hook(hook)
+        super().register_hook(hook, priority)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As in Runner; mmengine's own loops are replaced by those that resume exactly."""
+        self.register_hook(ExactResumeHook())
+        return super().build_train_loop(resumable_loop(loop) if isinstance(loop, dict) else loop)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """As in Runner."""
-        if '://' in str(out_dir) or not is_main_process():
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
-            return
-        with atomic_file(Path(out_dir) / filename) as partial:
-            folder, name = os.path.split(partial)
-            super().save_checkpoint(folder, name, *args, **kwargs)
+        """As in Runner; called by all processes.
+
+        Raises:
+            OSError: In all of them, if the first could not write it.
+        """
+        error = None
+        try:
+            if '://' in str(out_dir) or not is_main_process():
+                super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            else:
+                with atomic_file(Path(out_dir) / filename) as partial:
+                    super().save_checkpoint(*os.path.split(partial), *args, **kwargs)
+        except OSError as caught:
+            error = caught
+        failed = torch.tensor(float(error is not None))
+        all_reduce(failed, 'max')
+        if failed:
+            raise error or OSError('the first process could not write it')

@@ -29,6 +29,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
+        print(f'{Path(sys.argv[0]).name}: interrupted', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         late = running and not isinstance(error, UserError)
