@@ -17,18 +17,20 @@ import triton.language as tl
 from .triton_bias import load_bias, load_excluding_bias, store_sums
 from .triton_tiles import (
     EXCLUDED,
-    LOG2E,
     SIZES,
     exponents,
     first_token,
+    load_keys_values,
+    load_queries_grads,
     load_vectors,
     logits,
+    next_weights,
     product,
     project,
-    reciprocal_length,
     round_to,
     store_vectors,
     tokens,
+    units,
 )
 
 
@@ -54,15 +56,13 @@ def backward_whole(
     scale_sum = tl.zeros((SIDE,), tl.float32)
     factor = tl.load(scale + h)
     qkv += h * D
+    grad_out += h * D
     grad_qkv += h * D
     for window in range(tl.program_id(2), windows, tl.num_programs(2)):
         first, masked = first_token(window, sizes)
         token, valid = tokens(i, first, sizes)
-        q = load_vectors(qkv, token, valid, 3 * stride, D)
-        k = load_vectors(qkv + stride, token, valid, 3 * stride, D)
-        v = load_vectors(qkv + 2 * stride, token, valid, 3 * stride, D)
-        g = load_vectors(grad_out + h * D, token, valid, stride, D)
-        r_q, r_k = reciprocal_length(q), reciprocal_length(k)
+        k, v, r_k = load_keys_values(qkv, token, valid, stride, D)
+        q, g, r_q = load_queries_grads(qkv, grad_out, token, valid, stride, D)
         s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked, sizes)
         exponent = exponents(s, tl.max(s, 1))
         p = tl.exp2(exponent)
@@ -74,12 +74,47 @@ def backward_whole(
         grad_v = product(tl.trans(round_to(p, g.dtype)), g, g.dtype)
         store_vectors(grad_v, grad_qkv + 2 * stride, token, valid, 3 * stride, D)
         grad_s = round_to(grad_s, q.dtype)
-        unit_q, unit_k = q.to(tl.float32) * r_q[:, None], k.to(tl.float32) * r_k[:, None]
-        grad_k = project(product(tl.trans(grad_s), unit_q, q.dtype), unit_k, r_k * factor)
+        # Queries and keys are read again, from the cache, right where they are used: registers do
+        # not suffice to keep them, in the layouts of both uses.
+        q = load_vectors(qkv, token, valid, 3 * stride, D)
+        grad_k = product(tl.trans(grad_s), units(q, r_q), q.dtype)
+        k = load_vectors(qkv + stride, token, valid, 3 * stride, D)
+        grad_k = project(grad_k, k, r_k, factor)
         store_vectors(grad_k, grad_qkv + stride, token, valid, 3 * stride, D)
-        grad_q = project(product(grad_s, unit_k, k.dtype), unit_q, r_q * factor)
+        grad_q = product(grad_s, units(k, r_k), k.dtype)
+        q = load_vectors(qkv, token, valid, 3 * stride, D)
+        grad_q = project(grad_q, q, r_q, factor)
         store_vectors(grad_q, grad_qkv, token, valid, 3 * stride, D)
     store_sums(bias, bias_sum, scale_sum, factor, grad_bias, grad_scale, i, j, h, heads, N)
+
+
+@triton.jit
+def add_keys(s, grad_p, unit_k, DTYPE: tl.constexpr, largest, total, mean, grad_q, sum_k):
+    """One more tile of keys in the sums of `backward_queries`.
+
+    Args:
+        s: Logits of the tile.
+        grad_p: Gradients of its weights.
+        largest: Largest logit so far, by query; the weights p of the sums are relative to it.
+        total: Sum of p.
+        mean: Sum of p * grad_p, over the total.
+        grad_q: Sum of p * (grad_p - mean) * unit_k.
+        sum_k: Sum of p * unit_k. When the mean changes, it corrects grad_q, which is never a
+            difference of large numbers.
+
+    Returns:
+        The last five, with this tile.
+    """
+    largest, fade, p = next_weights(s, largest)
+    before = mean
+    total *= fade
+    mean *= total
+    total += tl.sum(p, 1)
+    mean = (mean + tl.sum(p * grad_p, 1)) / total
+    grad_q = (grad_q - (mean - before)[:, None] * sum_k) * fade[:, None]
+    grad_q += product(p * (grad_p - mean[:, None]), unit_k, DTYPE)
+    sum_k = sum_k * fade[:, None] + product(p, unit_k, DTYPE)
+    return largest, total, mean, grad_q, sum_k
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -105,56 +140,38 @@ def backward_queries(
         bias = load_excluding_bias(table, i, j, h, WH, WW)
     factor = tl.load(scale + h)
     qkv += h * D
+    grad_out += h * D
     for window in range(tl.program_id(2), windows, tl.num_programs(2)):
         first, masked = first_token(window, sizes)
         token_i, valid_i = tokens(i, first, sizes)
-        q = load_vectors(qkv, token_i, valid_i, 3 * stride, D)
-        g = load_vectors(grad_out + h * D, token_i, valid_i, stride, D)
-        r_q = reciprocal_length(q)
-        q_factor = r_q * factor
+        q, g, r_q = load_queries_grads(qkv, grad_out, token_i, valid_i, stride, D)
         if ONE_TILE:
             token_j, valid_j = tokens(j, first, sizes)
-            k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-            v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
-            r_k = reciprocal_length(k)
-            s = logits(q, k, q_factor, r_k, bias, i, j, first, masked, sizes)
+            k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
+            s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked, sizes)
             largest = tl.max(s, 1)
             p = tl.exp2(exponents(s, largest))
             total = tl.sum(p, 1)
             grad_p = product(g, tl.trans(v), v.dtype)
             mean = tl.sum(p * grad_p, 1) / total
-            grad_q = product(p * (grad_p - mean[:, None]), k.to(tl.float32) * r_k[:, None], k.dtype)
+            grad_q = product(p * (grad_p - mean[:, None]), units(k, r_k), k.dtype)
         else:
             largest = tl.full((QUERIES,), float('-inf'), tl.float32)
             total = tl.zeros((QUERIES,), tl.float32)
             mean = tl.zeros((QUERIES,), tl.float32)
-            # Sums over the keys so far, of p * (grad_p - mean) * k and of p * k: when the mean
-            # changes, the second corrects the first, which is never a difference of large numbers.
             grad_q = tl.zeros((QUERIES, D), tl.float32)
             sum_k = tl.zeros((QUERIES, D), tl.float32)
             for start in range(0, N, KEYS):
                 j = start + tl.arange(0, KEYS)
                 token_j, valid_j = tokens(j, first, sizes)
-                k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-                v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
+                k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
                 bias, partly = load_bias(table, i, j, h, WH, WW), start + KEYS > N
-                r_k = reciprocal_length(k)
-                s = logits(q, k, q_factor, r_k, bias, i, j, first, masked | partly, sizes)
-                before, mean_before = largest, mean
-                largest = tl.maximum(before, tl.max(s, 1))
-                fade = tl.exp2((before - largest) * LOG2E)
-                p = tl.exp2(exponents(s, largest))
+                s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked | partly, sizes)
                 grad_p = product(g, tl.trans(v), v.dtype)
-                total *= fade
-                mean *= total
-                total += tl.sum(p, 1)
-                mean = (mean + tl.sum(p * grad_p, 1)) / total
-                unit_k = k.to(tl.float32) * r_k[:, None]
-                grad_q = (grad_q - (mean - mean_before)[:, None] * sum_k) * fade[:, None]
-                grad_q += product(p * (grad_p - mean[:, None]), unit_k, k.dtype)
-                sum_k = sum_k * fade[:, None] + product(p, unit_k, k.dtype)
-        unit_q = q.to(tl.float32) * r_q[:, None]
-        grad_q = project(grad_q * (1.0 / total)[:, None], unit_q, r_q * factor)
+                largest, total, mean, grad_q, sum_k = add_keys(
+                    s, grad_p, units(k, r_k), k.dtype, largest, total, mean, grad_q, sum_k
+                )
+        grad_q = project(grad_q * (1.0 / total)[:, None], q, r_q, factor)
         store_vectors(grad_q, grad_qkv + h * D, token_i, valid_i, 3 * stride, D)
         at = token_i.to(tl.int64) * heads + h
         tl.store(logsumexp + at, largest + tl.log(total), mask=valid_i)
@@ -196,24 +213,19 @@ def backward_keys(
     partly = (tl.program_id(1) + 1) * KEYS > N
     factor = tl.load(scale + h)
     qkv += h * D
+    grad_out += h * D
     grad_qkv += h * D
     for window in range(tl.program_id(2), windows, tl.num_programs(2)):
         first, masked = first_token(window, sizes)
         token_j, valid_j = tokens(j, first, sizes)
-        k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-        v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
-        r_k = reciprocal_length(k)
-        unit_k = k.to(tl.float32) * r_k[:, None]
+        k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
         grad_k, grad_v = tl.zeros((KEYS, D), tl.float32), tl.zeros((KEYS, D), tl.float32)
         for start in range(0, QUERIES if ONE_TILE else N, QUERIES):
             if not ONE_TILE:
                 i = start + tl.arange(0, QUERIES)
             bias = kept_bias if ONE_TILE else load_bias(table, i, j, h, WH, WW)
             token_i, valid_i = tokens(i, first, sizes)
-            q = load_vectors(qkv, token_i, valid_i, 3 * stride, D)
-            g = load_vectors(grad_out + h * D, token_i, valid_i, stride, D)
-            r_q = reciprocal_length(q)
-            unit_q = q.to(tl.float32) * r_q[:, None]
+            q, g, r_q = load_queries_grads(qkv, grad_out, token_i, valid_i, stride, D)
             s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked | partly, sizes)
             grad_p = product(g, tl.trans(v), v.dtype)
             sums, mean = load_softmax(logsumexp, delta, token_i, valid_i, h, heads)
@@ -224,8 +236,8 @@ def backward_keys(
                 bias_sum += grad_s
                 scale_sum += tl.sum(grad_s * exponent, 1)
             grad_v += product(tl.trans(p), g, g.dtype)
-            grad_k += product(tl.trans(grad_s), unit_q, q.dtype)
-        grad_k = project(grad_k, unit_k, r_k * factor)
+            grad_k += product(tl.trans(grad_s), units(q, r_q), q.dtype)
+        grad_k = project(grad_k, k, r_k, factor)
         store_vectors(grad_k, grad_qkv + stride, token_j, valid_j, 3 * stride, D)
         store_vectors(grad_v, grad_qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
     if ONE_TILE:
@@ -255,16 +267,14 @@ def backward_bias(
     scale_sum = tl.zeros((QUERIES,), tl.float32)
     factor = tl.load(scale + h)
     qkv += h * D
+    grad_out += h * D
     for window in range(tl.program_id(2), windows, tl.num_programs(2)):
         first, masked = first_token(window, sizes)
         token_i, valid_i = tokens(i, first, sizes)
         token_j, valid_j = tokens(j, first, sizes)
-        q = load_vectors(qkv, token_i, valid_i, 3 * stride, D)
-        k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-        v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
-        g = load_vectors(grad_out + h * D, token_i, valid_i, stride, D)
-        q_factor = reciprocal_length(q) * factor
-        s = logits(q, k, q_factor, reciprocal_length(k), bias, i, j, first, masked, sizes)
+        q, g, r_q = load_queries_grads(qkv, grad_out, token_i, valid_i, stride, D)
+        k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
+        s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked, sizes)
         sums, mean = load_softmax(logsumexp, delta, token_i, valid_i, h, heads)
         grad_p = product(g, tl.trans(v), v.dtype)
         exponent = exponents(s, sums)

@@ -12,12 +12,13 @@ import triton.language as tl
 
 from .triton_bias import load_bias, load_excluding_bias
 from .triton_tiles import (
-    LOG2E,
     SIZES,
     exponents,
     first_token,
+    load_keys_values,
     load_vectors,
     logits,
+    next_weights,
     product,
     reciprocal_length,
     store_vectors,
@@ -47,9 +48,8 @@ def forward(
         q_factor = reciprocal_length(q) * factor
         if ONE_TILE:
             token_j, valid_j = tokens(j, first, sizes)
-            k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-            v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
-            s = logits(q, k, q_factor, reciprocal_length(k), bias, i, j, first, masked, sizes)
+            k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
+            s = logits(q, k, q_factor, r_k, bias, i, j, first, masked, sizes)
             p = tl.exp2(exponents(s, tl.max(s, 1)))
             o = product(p, v, v.dtype)
             total = tl.sum(p, 1)
@@ -60,15 +60,10 @@ def forward(
             for start in range(0, N, KEYS):
                 j = start + tl.arange(0, KEYS)
                 token_j, valid_j = tokens(j, first, sizes)
-                k = load_vectors(qkv + stride, token_j, valid_j, 3 * stride, D)
-                v = load_vectors(qkv + 2 * stride, token_j, valid_j, 3 * stride, D)
+                k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
                 bias, partly = load_bias(table, i, j, h, WH, WW), start + KEYS > N
-                k_factor = reciprocal_length(k)
-                s = logits(q, k, q_factor, k_factor, bias, i, j, first, masked | partly, sizes)
-                before = largest
-                largest = tl.maximum(before, tl.max(s, 1))
-                fade = tl.exp2((before - largest) * LOG2E)
-                p = tl.exp2(exponents(s, largest))
+                s = logits(q, k, q_factor, r_k, bias, i, j, first, masked | partly, sizes)
+                largest, fade, p = next_weights(s, largest)
                 o = o * fade[:, None] + product(p, v, v.dtype)
                 total = total * fade + tl.sum(p, 1)
         store_vectors(o * (1.0 / total)[:, None], out + h * D, token_i, valid_i, stride, D)

@@ -67,7 +67,6 @@ def backward(
     Programs: (any number,), which share the tiles. `sums`: ``(programs, 2, C)``, [weight, bias].
     """
     col = tl.arange(0, COLS)
-    w = tl.load(weight + col, mask=col < C, other=0.0).to(tl.float32)
     weight_sums = tl.zeros((ROWS, COLS), tl.float32)
     bias_sums = tl.zeros((ROWS, COLS), tl.float32)
     for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
@@ -80,6 +79,7 @@ def backward(
             grad *= load_factor(draws, row, rows, rows_per_image, keep, factor)
         weight_sums += grad * normalized
         bias_sums += grad
+        w = tl.load(weight + col, mask=col < C, other=0.0).to(tl.float32)
         grad *= w[None, :]
         # Neither a shift nor a scaling of its input changes the norm's output: the gradient has no
         # part along either.

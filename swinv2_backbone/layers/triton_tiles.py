@@ -111,6 +111,22 @@ def load_vectors(base, token, valid, stride, D: tl.constexpr):
 
 
 @triton.jit
+def load_keys_values(qkv, token, valid, stride, D: tl.constexpr):
+    """Keys and values of tokens, from the map of one head, and 1 / length of the keys."""
+    k = load_vectors(qkv + stride, token, valid, 3 * stride, D)
+    v = load_vectors(qkv + 2 * stride, token, valid, 3 * stride, D)
+    return k, v, reciprocal_length(k)
+
+
+@triton.jit
+def load_queries_grads(qkv, grad_out, token, valid, stride, D: tl.constexpr):
+    """Queries of tokens and gradients of their outputs, and 1 / length of the queries."""
+    q = load_vectors(qkv, token, valid, 3 * stride, D)
+    g = load_vectors(grad_out, token, valid, stride, D)
+    return q, g, reciprocal_length(q)
+
+
+@triton.jit
 def store_vectors(values, base, token, valid, stride, D: tl.constexpr):
     """Write the d channels of valid tokens."""
     at = token.to(tl.int64)[:, None] * stride + tl.arange(0, D)[None, :]
@@ -126,14 +142,23 @@ def reciprocal_length(x):
 
 
 @triton.jit
-def project(grad, unit, length_factor):
+def units(x, r):
+    """Unit vectors, in float32, from vectors and 1 / their lengths."""
+    return x.to(tl.float32) * r[:, None]
+
+
+@triton.jit
+def project(grad, x, r, factor):
     """The gradient of vectors from that of unit vectors, whose parts along these have no effect.
 
     Args:
-        length_factor: 1 / length, times the factor of the unit vectors.
+        grad: The gradient of the unit vectors, but for `factor`.
+        x: The vectors.
+        r: 1 / their lengths.
     """
+    unit = units(x, r)
     along = tl.sum(grad * unit, 1)
-    return (grad - along[:, None] * unit) * length_factor[:, None]
+    return (grad - along[:, None] * unit) * (r * factor)[:, None]
 
 
 @triton.jit
@@ -150,3 +175,17 @@ def logits(q, k, q_factor, k_factor, bias, i, j, first, masked, sizes):
 def exponents(s, largest):
     """To the base 2, of the exponentials of logits relative to a number by row."""
     return s * LOG2E - (largest * LOG2E)[:, None]
+
+
+@triton.jit
+def next_weights(s, before):
+    """Weights of the logits of one more tile of keys, relative to the largest so far by row.
+
+    Args:
+        before: The largest before this tile.
+
+    Returns:
+        The largest, the factor that this brings for sums of the weights before, and the weights.
+    """
+    largest = tl.maximum(before, tl.max(s, 1))
+    return largest, tl.exp2((before - largest) * LOG2E), tl.exp2(exponents(s, largest))
