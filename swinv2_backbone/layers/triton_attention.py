@@ -61,7 +61,11 @@ TILES: dict[str, list[tuple[int, int, Tile]]] = {
         (32, 64, Tile(32, 32, 4, 2)),
         (64, 32, Tile(64, 64, 4, 1)),
     ],
-    'backward_queries': [(64, 64, Tile(64, 64, 4, 1)), (_ANY, 64, Tile(128, 64, 8, 1))],
+    'backward_queries': [
+        (64, 64, Tile(64, 32, 4, 1)),
+        (_ANY, 32, Tile(128, 64, 8, 1)),
+        (_ANY, 64, Tile(128, 32, 8, 1)),
+    ],
     'backward_keys': [
         (64, 64, Tile(64, 32, 8, 1)),
         (128, 16, Tile(128, 64, 8, 1)),
@@ -196,7 +200,7 @@ def _constants(name: str, tile: Tile, tokens: int, width: int) -> dict[str, Any]
     if name == 'backward_whole':
         return {'D': width, 'SIDE': tile.keys}
     constants = {'D': width, 'QUERIES': tile.queries, 'KEYS': tile.keys}
-    if name == 'backward_bias':
+    if name in ('backward_queries', 'backward_bias'):
         return constants
     owned = tile.queries if name == 'backward_keys' else tile.keys
     return {**constants, 'ONE_TILE': owned >= tokens}

@@ -75,7 +75,8 @@ def backward_whole(
         store_vectors(grad_v, grad_qkv + 2 * stride, token, valid, 3 * stride, D)
         grad_s = round_to(grad_s, q.dtype)
         # Queries and keys are read again, from the cache, right where they are used: registers do
-        # not suffice to keep them, in the layouts of both uses.
+        # not suffice to keep them, in the layouts of both uses. (Each time a store comes before;
+        # without one, the compiler would make one load of two.)
         q = load_vectors(qkv, token, valid, 3 * stride, D)
         grad_k = product(tl.trans(grad_s), units(q, r_q), q.dtype)
         k = load_vectors(qkv + stride, token, valid, 3 * stride, D)
@@ -121,7 +122,7 @@ def add_keys(s, grad_p, unit_k, DTYPE: tl.constexpr, largest, total, mean, grad_
 def backward_queries(
     grad_out, qkv, scale, table, grad_qkv, logsumexp, delta,
     windows, H, W, WH, WW, ROWS, COLS, SH, SW, heads,
-    D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, ONE_TILE: tl.constexpr,
+    D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries, and of each one's softmax what the other kernels need.
 
@@ -135,9 +136,6 @@ def backward_queries(
     h, N, stride = tl.program_id(0), WH * WW, heads * D
     sizes = (H, W, WH, WW, ROWS, COLS, SH, SW)
     i = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
-    if ONE_TILE:
-        j = tl.arange(0, KEYS)
-        bias = load_excluding_bias(table, i, j, h, WH, WW)
     factor = tl.load(scale + h)
     qkv += h * D
     grad_out += h * D
@@ -145,37 +143,27 @@ def backward_queries(
         first, masked = first_token(window, sizes)
         token_i, valid_i = tokens(i, first, sizes)
         q, g, r_q = load_queries_grads(qkv, grad_out, token_i, valid_i, stride, D)
-        if ONE_TILE:
+        largest = tl.full((QUERIES,), float('-inf'), tl.float32)
+        total = tl.zeros((QUERIES,), tl.float32)
+        mean = tl.zeros((QUERIES,), tl.float32)
+        grad_q = tl.zeros((QUERIES, D), tl.float32)
+        sum_k = tl.zeros((QUERIES, D), tl.float32)
+        for start in range(0, N, KEYS):
+            j = start + tl.arange(0, KEYS)
             token_j, valid_j = tokens(j, first, sizes)
             k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
-            s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked, sizes)
-            largest = tl.max(s, 1)
-            p = tl.exp2(exponents(s, largest))
-            total = tl.sum(p, 1)
+            bias, partly = load_bias(table, i, j, h, WH, WW), start + KEYS > N
+            s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked | partly, sizes)
             grad_p = product(g, tl.trans(v), v.dtype)
-            mean = tl.sum(p * grad_p, 1) / total
-            grad_q = product(p * (grad_p - mean[:, None]), units(k, r_k), k.dtype)
-        else:
-            largest = tl.full((QUERIES,), float('-inf'), tl.float32)
-            total = tl.zeros((QUERIES,), tl.float32)
-            mean = tl.zeros((QUERIES,), tl.float32)
-            grad_q = tl.zeros((QUERIES, D), tl.float32)
-            sum_k = tl.zeros((QUERIES, D), tl.float32)
-            for start in range(0, N, KEYS):
-                j = start + tl.arange(0, KEYS)
-                token_j, valid_j = tokens(j, first, sizes)
-                k, v, r_k = load_keys_values(qkv, token_j, valid_j, stride, D)
-                bias, partly = load_bias(table, i, j, h, WH, WW), start + KEYS > N
-                s = logits(q, k, r_q * factor, r_k, bias, i, j, first, masked | partly, sizes)
-                grad_p = product(g, tl.trans(v), v.dtype)
-                largest, total, mean, grad_q, sum_k = add_keys(
-                    s, grad_p, units(k, r_k), k.dtype, largest, total, mean, grad_q, sum_k
-                )
-        grad_q = project(grad_q * (1.0 / total)[:, None], q, r_q, factor)
-        store_vectors(grad_q, grad_qkv + h * D, token_i, valid_i, 3 * stride, D)
+            largest, total, mean, grad_q, sum_k = add_keys(
+                s, grad_p, units(k, r_k), k.dtype, largest, total, mean, grad_q, sum_k
+            )
         at = token_i.to(tl.int64) * heads + h
         tl.store(logsumexp + at, largest + tl.log(total), mask=valid_i)
         tl.store(delta + at, mean, mask=valid_i)
+        q = load_vectors(qkv, token_i, valid_i, 3 * stride, D)  # See backward_whole.
+        grad_q = project(grad_q * (1.0 / total)[:, None], q, r_q, factor)
+        store_vectors(grad_q, grad_qkv + h * D, token_i, valid_i, 3 * stride, D)
 
 
 @triton.jit

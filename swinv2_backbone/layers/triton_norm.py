@@ -79,6 +79,7 @@ def backward(
             grad *= load_factor(draws, row, rows, rows_per_image, keep, factor)
         weight_sums += grad * normalized
         bias_sums += grad
+        # (In every iteration, from the cache: kept, it would spill registers.)
         w = tl.load(weight + col, mask=col < C, other=0.0).to(tl.float32)
         grad *= w[None, :]
         # Neither a shift nor a scaling of its input changes the norm's output: the gradient has no
