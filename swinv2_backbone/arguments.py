@@ -58,6 +58,22 @@ def check_bool(name: str, value: bool) -> bool:
     return value
 
 
+def parse_with_cp(value: bool | Sequence[bool]) -> tuple[bool, ...]:
+    """Whether each stage recomputes its blocks; one bool is for all stages.
+
+    Raises:
+        TypeError: If it is neither a bool nor a sequence of bools.
+        ValueError: If a sequence does not have one entry per stage.
+    """
+    allowed = f'True, False, or {NUM_STAGES} of them, one per stage'
+    values = value if isinstance(value, (list, tuple)) else (value,) * NUM_STAGES
+    if not all(isinstance(each, bool) for each in values):
+        raise wrong_type('with_cp', value, allowed)
+    if len(values) != NUM_STAGES:
+        raise ValueError(f'with_cp: got {value!r}, {len(values)} entries, allowed: {allowed}')
+    return tuple(values)
+
+
 def wrong_type(name: str, value: object, allowed: str) -> TypeError:
     """The error for an argument of a type that is not allowed."""
     return TypeError(f'{name}: got {value!r} ({type(value).__name__}), allowed: {allowed}')

@@ -70,7 +70,8 @@ class SwinTransformerV2(BaseModule):
             freezes a stage).
         norm_eval: Keep norm layers in eval mode during training. It changes nothing as long as
             all norms are LayerNorms, which have no running statistics.
-        with_cp: Recompute each block in the backward instead of keeping its activations.
+        with_cp: Recompute each block in the backward instead of keeping its activations: in all
+            stages, or one bool per stage. The first stages have the largest maps.
         windows_at_once: Attention windows computed at a time (the paper's sequential
             self-attention), a bound for the attention's memory at any size of the image. None: as
             many as run fastest, also a bound (a few MB on a CPU, 0.5 GB on a GPU).
@@ -105,7 +106,7 @@ class SwinTransformerV2(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[bool] = False,
         windows_at_once: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ):
@@ -139,7 +140,7 @@ class SwinTransformerV2(BaseModule):
             windows,
             pretrained_windows,
             drop_path_rates(drop_path_rate, sum(arch['depths'])),
-            with_cp=arguments.check_bool('with_cp', with_cp),
+            arguments.parse_with_cp(with_cp),
             mlp_ratio=arguments.check_float('mlp_ratio', mlp_ratio, 1 / arch['embed_dims']),
             drop=drop_rate,
             attn_drop=arguments.check_float('attn_drop_rate', attn_drop_rate, 0, 1),

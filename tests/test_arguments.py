@@ -58,6 +58,8 @@ BAD_ARGUMENTS = [
     (dict(frozen_stages=-2), ValueError, 'frozen_stages: got -2'),
     (dict(norm_eval=1), TypeError, 'norm_eval: got 1'),
     (dict(with_cp='yes'), TypeError, "with_cp: got 'yes'"),
+    (dict(with_cp=(0, 1)), TypeError, r'with_cp: got \(0, 1\) .*one per stage'),
+    (dict(with_cp=[True, False]), ValueError, r'with_cp: got \[True, False\], 2 entries'),
     (dict(windows_at_once=0), ValueError, 'windows_at_once: got 0, allowed: an integer of at leas'),
     (dict(windows_at_once=2.0), TypeError, r'windows_at_once: got 2\.0'),
 ]

@@ -1,6 +1,7 @@
 """The backbone's contract: outputs, names, freezing, registration."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone import swin_transformer_v2 as model_module
+from swinv2_backbone.layers.blocks import SwinTransformerBlock
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
 from tests.helpers.tolerance import assert_equal_to_rounding
 
@@ -225,6 +227,33 @@ def test_deepcopy_equals_the_original(small):
 def test_registered_once_in_the_root():
     assert MODELS.get('SwinTransformerV2') is SwinTransformerV2
     assert MODELS.get('swinv2_backbone.SwinTransformerV2') is SwinTransformerV2
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1,)])
+def test_stages_that_recompute(small, monkeypatch, out_indices):
+    """with_cp per stage: these blocks run twice, and the gradients are those of all or none."""
+    image = torch.randn(2, 3, 72, 40).double()
+    grads, calls = [], Counter()
+    forward = SwinTransformerBlock.forward
+
+    def count(block, x, *args):
+        calls[x.shape[-1]] += 1
+        return forward(block, x, *args)
+
+    for with_cp in (False, (True, False, True, False), True):
+        calls.clear()
+        model = small(with_cp=with_cp, out_indices=out_indices, drop_path_rate=0.2)
+        model = model.double().train()
+        torch.manual_seed(1)  # the same paths are dropped
+        with monkeypatch.context() as patch:
+            patch.setattr(SwinTransformerBlock, 'forward', count)
+            sum(out.square().mean() for out in model(image)).backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+        if isinstance(with_cp, tuple):
+            built = zip(SMALL_ARCH['depths'], with_cp, model.num_features, strict=False)
+            assert calls == {dim: depth * (1 + again) for depth, again, dim in built}
+    assert_equal_to_rounding(grads[1], grads[0])
+    assert_equal_to_rounding(grads[2], grads[0])
 
 
 # --- the log --------------------------------------------------------------------------------------

@@ -140,14 +140,15 @@ def build_stages(
     windows: Sequence[Pair],
     pretrained_windows: Sequence[Pair | None],
     drop_paths: Sequence[float],
+    with_cp: Sequence[bool],
     **stage_args: Any,
 ) -> Sequence[SwinTransformerStage]:
     """The stages of a network; the channels double, and the last one has no patch merging.
 
     Args:
         embed_dims: Channels C of the first stage.
-        depths: Number of blocks, one per stage to build; heads and windows (height and width in
-            tokens) may have more entries.
+        depths: Number of blocks, one per stage to build; heads, windows (height and width in
+            tokens) and `with_cp` may have more entries.
         drop_paths: Probability of dropping a branch, one per block of the network.
         stage_args: Further arguments of :class:`SwinTransformerStage`.
 
@@ -163,6 +164,7 @@ def build_stages(
             pretrained_windows[i],
             drop_paths[sum(depths[:i]) : sum(depths[: i + 1])],
             downsample=i < len(depths) - 1,
+            with_cp=with_cp[i],
             **stage_args,
         )
         for i, depth in enumerate(depths)
