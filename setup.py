@@ -64,6 +64,8 @@ setup(
         'hub': ['safetensors', 'huggingface_hub'],
         # tools/deployment/export_onnx.py
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        # tools/train.py --vis
+        'vis': ['tensorboard', 'wandb'],
         'dev': [
             'pytest',
             'pytest-xdist',

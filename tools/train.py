@@ -15,10 +15,13 @@ from mmengine.runner import Runner
 from tools.engine.amp import use_amp
 from tools.engine.config_checks import check_data
 from tools.engine.duration import DurationHook
+from tools.engine.finite import FiniteLossHook
+from tools.engine.optimizers import KINDS, use_adamw
 from tools.engine.preemption import PreemptionHook
 from tools.engine.runner import execute, load_config
 from tools.engine.state_size import StateSizeHook
 from tools.engine.strategies import STRATEGIES, use_strategy
+from tools.engine.watching import BACKENDS, WatchHook, use_vis
 from tools.engine.work_dir import latest_checkpoint, only_training
 from tools.utils import cli
 from tools.utils.errors import UserError
@@ -33,6 +36,17 @@ def parse_args():
         choices=['auto', 'fp16', 'bf16'],
         help='automatic mixed precision; auto, the default: bf16 where the device has it (not for '
         'detectors), elsewhere fp16 with loss scaling',
+    )
+    parser.add_argument(
+        '--accumulate',
+        type=cli.positive,
+        metavar='N',
+        help='update the weights after every N iterations, by the mean of their gradients',
+    )
+    parser.add_argument(
+        '--optimizer',
+        choices=KINDS,
+        help='another implementation of AdamW: fused, of torch, or 8bit, of bitsandbytes',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -56,6 +70,12 @@ def parse_args():
     )
     parser.add_argument(
         '--deterministic', action='store_true', help='use deterministic algorithms alone; slower'
+    )
+    parser.add_argument(
+        '--vis',
+        choices=BACKENDS,
+        help='also log scalars, and predictions at validations, to TensorBoard, or to Weights & '
+        'Biases (offline)',
     )
     return parser.parse_args()
 
@@ -83,6 +103,12 @@ def apply_options(cfg: Config, args) -> None:
     if args.deterministic:
         randomness.deterministic = True
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch requires it
+    if args.accumulate:
+        cfg.optim_wrapper.accumulative_counts = args.accumulate
+    if args.optimizer:
+        use_adamw(cfg, args.optimizer)
+    if args.vis:
+        use_vis(cfg, args.vis)
     if args.auto_scale_lr:
         scale = cfg.get('auto_scale_lr') or {}
         if not scale.get('base_batch_size'):
@@ -131,6 +157,8 @@ def report_batch_size(cfg: Config) -> None:
         line += f'; the learning rate is scaled by {effective / base:g}'
     elif base and base != effective:
         line += f'; the learning rate is for {base}: --auto-scale-lr scales it'
+    if accumulated > 1:
+        line += f'; the weights are updated after every {accumulated} iterations'
     print_log(line, logger='current')
 
 
@@ -145,9 +173,11 @@ def main():
     def train(runner: Runner) -> None:
         report_batch_size(cfg)
         scale_with_accumulation(runner)
+        runner.register_hook(FiniteLossHook())
         runner.register_hook(DurationHook(), priority='LOWEST')
         runner.register_hook(StateSizeHook())
         runner.register_hook(preemption)
+        runner.register_hook(WatchHook())
         runner.train()
 
     with preemption.listening(), only_training(cfg.work_dir, cfg.launcher):

@@ -161,12 +161,12 @@ def parsed(monkeypatch):
 
 def test_accumulation_counts_in_the_scaling(tasks, tmp_path):
     """The learning rate is scaled to the batch of an update; the saved config is the user's."""
-    options = 'train_cfg.max_iters=2', 'optim_wrapper.accumulative_counts=4'
     arguments = tasks.configs['segmentation'], '--work-dir', tmp_path, '--auto-scale-lr'
-    call(train.main, *arguments, '--cfg-options', *options)
+    arguments += '--accumulate', 4, '--cfg-options', 'train_cfg.max_iters=2'
+    call(train.main, *arguments)
     [log] = tmp_path.glob('*/*.log')
     said = 'effective batch size: 8 = 2 per process x 1 processes x 4 accumulated; the learning'
-    assert f'{said} rate is scaled by 2' in log.read_text()
+    assert f'{said} rate is scaled by 2; the weights are updated after every 4' in log.read_text()
     original, used = (
         Config.fromfile(path)
         for path in (tasks.configs['segmentation'], tmp_path / 'segmentation.py')
@@ -262,6 +262,17 @@ MISTAKES = {
     'seed out of range': (
         ['{segmentation}', '--seed', '-1'],
         "--seed: got '-1', allowed: an integer from 0 to 2**32 - 1",
+    ),
+    'another optimizer than AdamW': (
+        [
+            *('{segmentation}', '--optimizer', 'fused'),
+            *('--cfg-options', 'optim_wrapper.optimizer.type=SGD'),
+        ],
+        "--optimizer fused: optim_wrapper.optimizer.type is 'SGD', allowed: 'AdamW'",
+    ),
+    'accumulation over nothing': (
+        ['{segmentation}', '--accumulate', '0'],
+        "--accumulate: got '0', allowed: an integer of at least 1",
     ),
     'no batch size to scale from': (
         ['{segmentation}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'],
