@@ -21,10 +21,10 @@ class StateSizeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         def count(optimizer: torch.optim.Optimizer, *args) -> None:
-            handle.remove()
             self._gradients = _size(p.grad for p in runner.model.parameters())
 
-        handle = runner.optim_wrapper.optimizer.register_step_pre_hook(count)
+        # It is removed after the step: torch goes through its hooks there.
+        self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(count)
 
     def after_train_iter(
         self,
@@ -35,6 +35,7 @@ class StateSizeHook(Hook):
     ) -> None:
         if self._gradients is None:
             return
+        self._handle.remove()
         # ZeroRedundancyOptimizer holds the optimizer of its part of the parameters.
         optimizer = runner.optim_wrapper.optimizer
         state = getattr(optimizer, 'optim', optimizer).state.values()
