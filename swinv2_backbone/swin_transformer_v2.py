@@ -24,6 +24,16 @@ from .layers.patches import PatchEmbed
 from .layers.stages import build_stages
 from .layers.windows import Pair
 
+def _contiguous(x: Tensor) -> Tensor:
+    """`x`, contiguous; an exporter's graph copies it without asking for its strides.
+
+    Whether it is contiguous depends on whether a side is 1, which would be fixed in the graph.
+    """
+    if torch.compiler.is_exporting():
+        return x.clone(memory_format=torch.contiguous_format)
+    return x.contiguous()
+
+
 _logged: set[str] = set()
 
 
@@ -180,7 +190,7 @@ class SwinTransformerV2(BaseModule):
             x = stage(x, draws[i])
             if i in self.out_indices:
                 normed = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
-                outputs.append(normed if channels_last else normed.contiguous())
+                outputs.append(normed if channels_last else _contiguous(normed))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outputs)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .caches import caches_allowed, capturing, current_stream, keep_for_graph
+from .caches import caches_allowed, capturing, current_stream, exporting, keep_for_graph
+from .exported_attention import attend_exported
 from .fused_attention import attend, use_fused_attention
 from .position_bias import expand_table, make_cpb_mlp, position_bias_tables
 from .precision import at_least_float32, without_autocast
@@ -131,6 +132,8 @@ class WindowAttention(nn.Module):
         if bias.ndim == 2 or (use_fused_attention() and not dropout):
             tokens = qkv.flatten(0, 2).unflatten(-1, (3, self.num_heads, -1))
             attended = attend(tokens, scale, bias, grid, self.windows_at_once).view_as(x)
+        elif exporting() and not self.training:
+            attended = attend_exported(qkv, scale, bias, grid)
         else:
             attended = attend_reference(qkv, scale, bias, grid, dropout)
         return self.proj_drop(linear(self.proj, attended))

@@ -20,6 +20,11 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def exporting() -> bool:
+    """Whether torch.export, torch.onnx or torch.jit.trace makes a graph of this call."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def caches_allowed() -> bool:
     """Whether tensors of this call can be used by later ones, and the other way round.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .caches import transforms_active
+from .caches import exporting, transforms_active
 from .position_bias import expand_table
 from .precision import autocast_dtype
 from .reference_attention import attend_reference
@@ -39,13 +39,14 @@ def use_fused_attention() -> bool:
     """Whether a fused attention runs, instead of the reference attention.
 
     ``SWINV2_ATTENTION=reference`` in the environment turns it off, for debugging. Exporters
-    (torch.export, torch.onnx, torch.jit.trace) always get the reference attention, whose operators
-    every runtime has, and so do forward-mode differentiation and the transforms of torch.func.
+    (torch.export, torch.onnx, torch.jit.trace) always get operators that every runtime has
+    (:mod:`~.exported_attention`), and forward-mode differentiation and the transforms of torch.func
+    the reference attention.
 
     Raises:
         ValueError: If the variable names no implementation.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or transforms_active():
+    if exporting() or transforms_active():
         return False
     return configured_implementation() != 'reference'
 

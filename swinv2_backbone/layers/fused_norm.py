@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .caches import transforms_active
+from .caches import exporting, transforms_active
 from .precision import at_least_float32, without_autocast
 from .selection import TRITON_DTYPES, configured_implementation, triton_obstacle
 
@@ -23,7 +23,7 @@ def use_fused_norm(x: Tensor, branch: Tensor) -> bool:
     """
     if branch.dtype not in TRITON_DTYPES or x.dtype not in (*TRITON_DTYPES, torch.float32):
         return False
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or transforms_active():
+    if exporting() or transforms_active():
         return False
     name = configured_implementation()
     chosen = name == 'triton' or (name is None and x.device.type == 'cuda')

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .caches import cache_tensors
+from .caches import cache_tensors, exporting
 
 Pair = tuple[int, int]
 # For each position of a window along one axis: whether it wrapped around, whether it is valid.
@@ -36,6 +36,11 @@ def window_reverse(windows: Tensor, window: Pair, size: Pair) -> Tensor:
     rows, cols = size[0] // window[0], size[1] // window[1]
     x = windows.reshape(-1, rows, cols, window[0], window[1], windows.shape[-1])
     return x.transpose(2, 3).reshape(-1, size[0], size[1], windows.shape[-1])
+
+
+def size_is_unknown(side: int) -> bool:
+    """Whether the side of a map is a variable of a graph that an exporter makes."""
+    return exporting() and type(side) is not int
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ class WindowGrid:
             shifted: Whether the block is shifted by half a window, as every second one is.
         """
         # (Not min(): torch.compile keeps it symbolic, and every shape that depends on it.)
-        height, width = (w if w <= s else s for w, s in zip(window, size, strict=True))
+        height, width = (
+            w if size_is_unknown(s) or w <= s else s for w, s in zip(window, size, strict=True)
+        )
         return cls((size[0], size[1]), (height, width), shifted)
 
     @property
