@@ -36,7 +36,7 @@ def attend_exported(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid) 
     else:
         same = region[:, None, :, None] == region[:, None, None, :]
         mask = torch.where(same, 0.0, _MASKED).to(bias.dtype)
-        if batch != 1:
+        if type(batch) is not int or batch != 1:
             mask = mask.repeat(batch, 1, 1, 1)
         logits = logits + (bias + mask)
     attended = (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2)

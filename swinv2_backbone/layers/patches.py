@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .caches import exporting
+
 
 class PatchEmbed(nn.Module):
     """Patches to tokens: a convolution with stride `patch_size` (in pixels), then LayerNorm."""
@@ -23,7 +25,7 @@ class PatchEmbed(nn.Module):
 
         The last patches are padded, below and right, with zeros.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or exporting():
             # The convolution drops what is too much, so that one graph is valid for all sizes.
             below = right = self.patch_size - 1
         else:
@@ -45,7 +47,7 @@ class PatchMerging(nn.Module):
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
         height, width = x.shape[1:3]
         # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order in all checkpoints.
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or exporting():
             # Padded in any case and cut in steps, so that one graph is valid for all sizes.
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
             offsets = (0, 0), (1, 0), (0, 1), (1, 1)

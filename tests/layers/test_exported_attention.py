@@ -1,0 +1,82 @@
+"""The attention of exporters against the reference attention, and exported graphs of any size."""
+
+import pytest
+import torch
+
+from swinv2_backbone import SwinTransformerV2
+from swinv2_backbone.layers.exported_attention import attend_exported
+from swinv2_backbone.layers.position_bias import expand_table
+from swinv2_backbone.layers.reference_attention import attend_reference
+from swinv2_backbone.layers.windows import WindowGrid
+from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.tolerance import assert_equal_to_rounding
+
+WINDOW = 4, 6
+SIZES = [(1, 1), (3, 2), (4, 6), (8, 12), (9, 5), (4, 7), (11, 17)]
+
+
+def inputs(size, window, batch=2, heads=2, width=4):
+    """Random queries, keys and values, scale, and the bias of a window as a function of offset."""
+    qkv = torch.randn(batch, *size, 3 * heads * width, dtype=torch.float64)
+    qkv[0, 0, 0] = 0  # As of a blank token.
+    scale = 5 + torch.rand(heads, 1, 1, dtype=torch.float64)
+    table = torch.randn(heads, 2 * WINDOW[0] - 1, 2 * WINDOW[1] - 1, dtype=torch.float64)
+    rows, cols = (slice(f - w, f + w - 1) for f, w in zip(WINDOW, window, strict=True))
+    return qkv, scale, expand_table(table[:, rows, cols].flatten(1), window), table
+
+
+@pytest.mark.parametrize('shifted', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_equals_the_reference_attention(size, shifted):
+    grid = WindowGrid.for_map(size, WINDOW, shifted)
+    qkv, scale, bias, _ = inputs(size, grid.window)
+    assert_equal_to_rounding(
+        attend_exported(qkv, scale, bias, grid), attend_reference(qkv, scale, bias, grid)
+    )
+
+
+@pytest.mark.parametrize('shifted', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_a_window_larger_than_the_map_changes_nothing(size, shifted):
+    """A graph for any size has windows of one size, where eager shrinks them to the map."""
+    grid = WindowGrid.for_map(size, WINDOW, shifted)
+    qkv, scale, bias, table = inputs(size, grid.window)
+    fixed = WindowGrid(size, WINDOW, shifted)
+    assert_equal_to_rounding(
+        attend_exported(qkv, scale, expand_table(table.flatten(1), WINDOW), fixed),
+        attend_reference(qkv, scale, bias, grid),
+    )
+
+
+@pytest.fixture(scope='module')
+def model():
+    arch = {**SMALL_ARCH, 'depths': (2, 1, 1, 1)}
+    # Two stages have all types of layers.
+    windows = dict(window_size=3, pretrained_window_sizes=8)
+    model = SwinTransformerV2(arch, **windows, drop_path_rate=0.0, out_indices=(0, 1))
+    return randomize_parameters(model).double().eval()
+
+
+# Of one token, smaller than a patch, odd, long, of whole windows at every stage.
+IMAGES = [(1, 1), (3, 9), (31, 33), (7, 150), (96, 192), (101, 64)]
+
+
+def test_one_graph_of_torch_export_takes_every_size(model):
+    sides = {2: torch.export.Dim('height', min=1), 3: torch.export.Dim('width', min=1)}
+    config = torch.fx.experimental._config
+    with torch.no_grad(), config.patch(backed_size_oblivious=True):
+        image = torch.randn(1, 3, 72, 100).double()
+        program = torch.export.export(model, (image,), dynamic_shapes=(sides,))
+    graph = program.module()
+    for size in IMAGES:
+        image = torch.randn(1, 3, *size).double()
+        with torch.no_grad():
+            assert_equal_to_rounding(graph(image), model(image))
+
+
+def test_one_trace_takes_every_size(model):
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.randn(1, 3, 72, 100).double())
+        for size in IMAGES:
+            image = torch.randn(1, 3, *size).double()
+            assert_equal_to_rounding(traced(image), model(image))
