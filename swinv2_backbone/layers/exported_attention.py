@@ -38,7 +38,7 @@ def attend_exported(qkv: Tensor, scale: Tensor, bias: Tensor, grid: WindowGrid) 
         mask = torch.where(same, 0.0, _MASKED).to(bias.dtype)
         if type(batch) is not int or batch != 1:
             mask = mask.repeat(batch, 1, 1, 1)
-        logits = logits + (bias + mask)
+        logits = logits + bias + mask
     attended = (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
     attended = attended.reshape(batch, -1, channels // 3)
     return attended.index_select(1, _places(grid, qkv.device)).unflatten(1, (height, width))
