@@ -1,0 +1,112 @@
+"""Exported models: read a file and run it, whatever its format."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tools.utils.errors import UserError
+
+# From images to outputs.
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+
+# The precision of an OpenVINO file, in its own metadata: without it, OpenVINO computes in
+# bfloat16 wherever the CPU has it.
+_PRECISION_KEY = ['swinv2_backbone', 'INFERENCE_PRECISION_HINT']
+FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'torchscript': '.pt', 'torch_export': '.pt2'}
+_RUNTIMES = {'onnxruntime': ('.onnx',), 'openvino': ('.xml', '.onnx')}
+RUNTIMES = tuple(_RUNTIMES)
+EXTRA = "pip install '.[deploy]'"
+
+
+def require(*packages: str) -> None:
+    """Raise UserError if a package is missing."""
+    missing = [name for name in packages if not find_spec(name)]
+    if missing:
+        raise UserError(f'needs {" ".join(missing)}: {EXTRA}')
+
+
+def load_exported(path: Path, runtime: str | None = None) -> Run:
+    """Read an exported model.
+
+    Args:
+        runtime: 'onnxruntime' or 'openvino'; None: the one that is for the file's suffix.
+
+    Returns:
+        A function from images ``(B, 3, H, W)`` to the tuple of outputs. As many threads run as
+        torch has.
+
+    Raises:
+        UserError: If there is no such file, it is not for this runtime, or a package is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"file '{path}' does not exist; tools/deployment/export.py writes one")
+    if runtime and path.suffix not in _RUNTIMES[runtime]:
+        allowed = ' or '.join(_RUNTIMES[runtime])
+        raise UserError(f"--runtime: got {runtime} with '{path}', allowed: a {allowed} file")
+    readers = {'.onnx': _onnxruntime, '.xml': _openvino, '.pt': _torchscript, '.pt2': _program}
+    if path.suffix not in readers:
+        raise UserError(f"file '{path}': allowed: {', '.join(readers)}")
+    return (_openvino if runtime == 'openvino' else readers[path.suffix])(path)
+
+
+def _onnxruntime(path: Path) -> Run:
+    require('onnxruntime')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    (name,) = (each.name for each in session.get_inputs())
+    return lambda x: tuple(map(torch.from_numpy, session.run(None, {name: _array(x)})))
+
+
+def _openvino(path: Path) -> Run:
+    require('openvino')
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    known = model.has_rt_info(_PRECISION_KEY)
+    settings = {
+        'INFERENCE_PRECISION_HINT': model.get_rt_info(_PRECISION_KEY).value if known else 'f32',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+        'PERFORMANCE_HINT': 'LATENCY',
+    }
+    request = openvino.compile_model(model, 'CPU', settings).create_infer_request()
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        # (Copied: the next call writes into the same memory.)
+        found = request.infer([_array(x)]).values()
+        return tuple(torch.from_numpy(np.array(each)) for each in found)
+
+    return run
+
+
+def set_openvino_precision(model: object, precision: str) -> None:
+    """Record in an OpenVINO model the precision in which it is to be computed."""
+    model.set_rt_info({'bf16': 'bf16'}.get(precision, 'f32'), _PRECISION_KEY)
+
+
+def _torchscript(path: Path) -> Run:
+    return _without_gradients(torch.jit.load(path, map_location='cpu'))
+
+
+def _program(path: Path) -> Run:
+    return _without_gradients(torch.export.load(path).module())
+
+
+def _without_gradients(model: Callable) -> Run:
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            found = model(x)
+        return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+    return run
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().contiguous().numpy()
