@@ -62,10 +62,12 @@ setup(
         ],
         # Checkpoints in safetensors, and hf:// addresses.
         'hub': ['safetensors', 'huggingface_hub'],
-        # tools/deployment/export_onnx.py
+        # tools/deployment/export.py
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
         # tools/train.py --vis
         'vis': ['tensorboard', 'wandb'],
+        # The same with OpenVINO, and with int8.
+        'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'],
         'dev': [
             'pytest',
             'pytest-xdist',

@@ -15,10 +15,12 @@ from mmengine.runner import Runner
 from swinv2_backbone import SwinTransformerV2
 from tools.engine.config_checks import check_data
 from tools.engine.cost import CostHook
+from tools.engine.exported import use_exported
 from tools.engine.results import results_table, write_results
-from tools.engine.runner import execute, load_config, test_evaluators, use_checkpoint
+from tools.engine.runner import bare_model, execute, load_config, test_evaluators, use_checkpoint
 from tools.utils import cli
 from tools.utils.errors import UserError
+from tools.utils.runtimes import RUNTIMES, load_exported
 
 
 def parse_args():
@@ -43,11 +45,23 @@ def parse_args():
         'in tokens as 16, HEIGHTxWIDTH, or one per stage as 16,16,16,8',
     )
     parser.add_argument(
+        '--runtime',
+        nargs=2,
+        metavar=('RUNTIME', 'FILE'),
+        help='also test an exported file of the model, or of its backbone (tools/deployment/'
+        f'export.py), with {" or ".join(RUNTIMES)}',
+    )
+    parser.add_argument(
         '--baseline',
         action='store_true',
         help='also report the scores of predicting the most frequent class everywhere',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.runtime and args.runtime[0] not in RUNTIMES:
+        parser.error(f"--runtime: got '{args.runtime[0]}', allowed: {' or '.join(RUNTIMES)}")
+    if args.runtime and args.window_size:
+        parser.error('--runtime: the window of a file is that of its export, drop --window-size')
+    return args
 
 
 def apply_options(cfg: Config, args) -> None:
@@ -60,10 +74,11 @@ def apply_options(cfg: Config, args) -> None:
         raise UserError('--baseline: got a config of mmpretrain, allowed: of mmseg or mmdet')
     args.checkpoint = use_checkpoint(cfg, args.checkpoint)
     for option in ('out', 'show_dir'):
-        if getattr(args, option) and len(args.window_size) > 1:
+        tests = 2 if args.runtime else len(args.window_size)
+        if getattr(args, option) and tests > 1:
             raise UserError(
-                f'--{option.replace("_", "-")}: got {len(args.window_size)} window '
-                'sizes, whose predictions would overwrite each other; allowed: one'
+                f'--{option.replace("_", "-")}: got {tests} tests (--window-size or --runtime), '
+                'whose predictions would overwrite each other; allowed: one'
             )
     if args.show_dir:
         show_images(cfg, args.show_dir)
@@ -124,6 +139,19 @@ def save_predictions(cfg: Config, out: str) -> None:
     cfg.test_evaluator = [*test_evaluators(cfg), dict(type=dump, out_file_path=out)]
 
 
+def exported_rows(runner: Runner, runtime: str, file: str) -> Iterator[tuple[str, dict]]:
+    """Test the model in torch, then with an exported file of it or of its backbone.
+
+    Yields:
+        The name and the metrics of a row of the results.
+    """
+    exported, hook = load_exported(Path(file), runtime), CostHook()
+    runner.register_hook(hook, priority='LOWEST')
+    yield 'torch', {**runner.test(), **hook.cost}
+    use_exported(bare_model(runner.model), exported)
+    yield runtime, {**runner.test(), **hook.cost}
+
+
 def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, dict]]:
     """Test the model as it is, or at each of some windows.
 
@@ -159,7 +187,12 @@ def main():
     path, rows = Path(cfg.work_dir) / 'test_results.json', {}
 
     def work(runner: Runner) -> None:
-        for name, metrics in test_rows(runner, args.window_size):
+        tests = (
+            exported_rows(runner, *args.runtime)
+            if args.runtime
+            else test_rows(runner, args.window_size)
+        )
+        for name, metrics in tests:
             rows[name] = metrics
             if is_main_process():  # After each, because a test may take hours.
                 write_results(path, args, rows)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +11,22 @@ from torch import Tensor
 
 from tools.utils.errors import UserError
 
-# From images to outputs.
-Run = Callable[[Tensor], tuple[Tensor, ...]]
+
+class Exported(NamedTuple):
+    """An exported model, a function from images ``(B, 3, H, W)`` to its outputs.
+
+    Attributes:
+        outputs: Their names; () where the format has none.
+        sides: H and W of the images that it takes, None for any.
+    """
+
+    run: Callable[[Tensor], tuple[Tensor, ...]]
+    outputs: tuple[str, ...] = ()
+    sides: tuple[int | None, int | None] = (None, None)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.run(x)
+
 
 # The precision of an OpenVINO file, in its own metadata: without it, OpenVINO computes in
 # bfloat16 wherever the CPU has it.
@@ -29,15 +44,13 @@ def require(*packages: str) -> None:
         raise UserError(f'needs {" ".join(missing)}: {EXTRA}')
 
 
-def load_exported(path: Path, runtime: str | None = None) -> Run:
+def load_exported(path: Path, runtime: str | None = None) -> Exported:
     """Read an exported model.
+
+    As many threads run as torch has.
 
     Args:
         runtime: 'onnxruntime' or 'openvino'; None: the one that is for the file's suffix.
-
-    Returns:
-        A function from images ``(B, 3, H, W)`` to the tuple of outputs. As many threads run as
-        torch has.
 
     Raises:
         UserError: If there is no such file, it is not for this runtime, or a package is missing.
@@ -54,18 +67,23 @@ def load_exported(path: Path, runtime: str | None = None) -> Run:
     return (_openvino if runtime == 'openvino' else readers[path.suffix])(path)
 
 
-def _onnxruntime(path: Path) -> Run:
+def _onnxruntime(path: Path) -> Exported:
     require('onnxruntime')
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    (name,) = (each.name for each in session.get_inputs())
-    return lambda x: tuple(map(torch.from_numpy, session.run(None, {name: _array(x)})))
+    (image,) = session.get_inputs()
+    height, width = (side if isinstance(side, int) else None for side in image.shape[2:])
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {image.name: _array(x)})))
+
+    return Exported(run, tuple(each.name for each in session.get_outputs()), (height, width))
 
 
-def _openvino(path: Path) -> Run:
+def _openvino(path: Path) -> Exported:
     require('openvino')
     import openvino
 
@@ -83,7 +101,11 @@ def _openvino(path: Path) -> Run:
         found = request.infer([_array(x)]).values()
         return tuple(torch.from_numpy(np.array(each)) for each in found)
 
-    return run
+    height, width = (
+        side.get_length() if side.is_static else None
+        for side in list(model.input().partial_shape)[2:]
+    )
+    return Exported(run, tuple(each.get_any_name() for each in model.outputs), (height, width))
 
 
 def set_openvino_precision(model: object, precision: str) -> None:
@@ -91,21 +113,21 @@ def set_openvino_precision(model: object, precision: str) -> None:
     model.set_rt_info({'bf16': 'bf16'}.get(precision, 'f32'), _PRECISION_KEY)
 
 
-def _torchscript(path: Path) -> Run:
+def _torchscript(path: Path) -> Exported:
     return _without_gradients(torch.jit.load(path, map_location='cpu'))
 
 
-def _program(path: Path) -> Run:
+def _program(path: Path) -> Exported:
     return _without_gradients(torch.export.load(path).module())
 
 
-def _without_gradients(model: Callable) -> Run:
+def _without_gradients(model: Callable) -> Exported:
     def run(x: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             found = model(x)
         return tuple(found) if isinstance(found, tuple | list) else (found,)
 
-    return run
+    return Exported(run)
 
 
 def _array(x: Tensor) -> np.ndarray:

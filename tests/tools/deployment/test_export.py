@@ -134,7 +134,7 @@ def test_a_difference_is_noticed(tmp_path, suffix):
     compare(model, [image], path, 'fp32')
     with torch.no_grad():
         model.bias += 0.1
-    with pytest.raises(UserError, match='differs from torch by .* at 8 x 8'):
+    with pytest.raises(UserError, match=r'differs from torch by .* at 8 x 8'):
         compare(model, [image], path, 'fp32')
 
 
