@@ -41,7 +41,10 @@ class AdaptivePool(nn.Module):
             _averages(bins, length).to(x)
             for bins, length in zip(self.size, x.shape[2:], strict=True)
         )
-        return rows @ x @ columns.t()
+        # (Not `rows @ x`: how torch expands that depends on whether a side is 1.)
+        maps = x.flatten(0, 1)
+        rows, columns = (each.expand(len(maps), -1, -1) for each in (rows, columns.t()))
+        return torch.bmm(rows, torch.bmm(maps, columns)).unflatten(0, x.shape[:2])
 
 
 def _averages(bins: int, length: int) -> Tensor:
