@@ -13,7 +13,7 @@ COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
     'convert': 'model_converters/convert_checkpoint.py',
-    'export': 'deployment/export_onnx.py',
+    'export': 'deployment/export.py',
     'check-data': 'misc/check_dataset.py',
     'demo': 'demo.py',
 }

@@ -24,6 +24,7 @@ from .layers.patches import PatchEmbed
 from .layers.stages import build_stages
 from .layers.windows import Pair
 
+
 def _contiguous(x: Tensor) -> Tensor:
     """`x`, contiguous; an exporter's graph copies it without asking for its strides.
 

@@ -16,7 +16,9 @@ from tools.deployment import export
 POINTS = {'segmentation': ('mIoU', 1), 'detection': ('coco/segm_mAP', 100)}
 
 
-@pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)]
+)
 def test_a_file_has_the_scores_of_its_model(tasks, tmp_path, capfd, task):
     """Within 0.1 points: a segmentor, and the backbone of a detector."""
     files, file = (tasks.configs[task], tasks.checkpoints[task]), tmp_path / 'model.onnx'
