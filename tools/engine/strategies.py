@@ -115,7 +115,7 @@ class DistributedRunner(AtomicRunner):
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
         """As in Runner, with the optimizer's state divided if the config has `shard_optimizer`."""
         if self._shards_optimizer and not isinstance(optim_wrapper, OptimWrapper):
-            optim_wrapper = _with_sharded_optimizer(optim_wrapper)
+            optim_wrapper = with_sharded_optimizer(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
     @property
@@ -189,7 +189,7 @@ def _divide(value: Any, parameter: DTensor) -> Any:
     return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
-def _with_sharded_optimizer(optim_wrapper: dict) -> dict:
+def with_sharded_optimizer(optim_wrapper: dict) -> dict:
     """The settings of an optimizer wrapper with mmengine's ZeroRedundancyOptimizer around its own.
 
     Raises:
