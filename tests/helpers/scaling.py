@@ -13,7 +13,7 @@ from torch import nn
 from swinv2_backbone import SwinTransformerV2
 from tests.helpers import toy_training
 from tests.helpers.models import SMALL_ARCH
-from tests.helpers.scripts import free_port, isolated
+from tests.helpers.scripts import ROOT, free_port, isolated
 from tools.engine.runner import execute
 from tools.engine.state_size import StateSizeHook
 from tools.engine.strategies import use_strategy
@@ -111,7 +111,7 @@ def train(work_dir, batch, strategy=None, resume=None, model=None):
     return hook.losses
 
 
-def start_processes(count, *command, cwd=None, **variables):
+def start_processes(count, script, *args, **variables):
     """Start processes as torchrun does, without its restarts and its supervision."""
     port = free_port()
     shared = dict(
@@ -123,11 +123,10 @@ def start_processes(count, *command, cwd=None, **variables):
     )
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [sys.executable, ROOT / script, *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=cwd,
             env={**os.environ, **shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank), **variables},
         )
         for rank in range(count)

@@ -89,5 +89,5 @@ def test_mistakes_in_a_strategy():
     model = FullyShardedModel(torch.nn.Linear(1, 1), units=['SwinTransformerBlock'])
     with pytest.raises(UserError, match='units: the model has no SwinTransformerBlock'):
         model.shard()
-    with pytest.raises(UserError, match="optimizer.type is 'Lion', allowed: one of torch.optim"):
+    with pytest.raises(UserError, match=r"optimizer\.type is 'Lion', allowed: one of torch\.optim"):
         with_sharded_optimizer(dict(optimizer=dict(type='Lion', lr=1)))
