@@ -12,7 +12,8 @@ from tests.helpers.scripts import ROOT
 from tools.engine.strategies import FullyShardedModel, use_strategy, with_sharded_optimizer
 from tools.utils.errors import UserError
 
-CONFIGS = sorted(ROOT.glob('configs/[!_]*/*.py'))
+# One of each toolbox.
+CONFIGS = [min(folder.glob('*.py')) for folder in ROOT.glob('configs/[!_]*') if folder.is_dir()]
 
 
 def load(path):
