@@ -22,7 +22,7 @@ from tests.helpers.scripts import ROOT
 from tests.stress.training import MOMENTS, PAUSING
 from tools.engine.work_dir import latest_checkpoint
 
-READY = 'Checkpoints will be saved'
+SAVING = 'Saving checkpoint at'
 
 
 def start(work_dir: Path, *args: str) -> subprocess.Popen:
@@ -51,10 +51,14 @@ def finish(work_dir: Path, *args: str) -> str:
 
 
 def kill(work_dir: Path, seconds: float, moment: str | None, count: int, *args: str) -> None:
-    """Kill a training some seconds after its begin, or at a moment of its n-th save."""
+    """Kill a training some seconds after the begin of its n-th save, or at a moment of that."""
     process = start(work_dir, *(['--pause', moment, str(count)] if moment else []), *args)
-    wait_for(process, PAUSING if moment else READY)
-    time.sleep(0 if moment else seconds)
+    if moment:
+        wait_for(process, PAUSING)
+    else:
+        for _ in range(count):
+            wait_for(process, SAVING)
+        time.sleep(seconds)
     process.kill()
     process.communicate()
 
@@ -80,10 +84,10 @@ def run(rounds: int, seed: int, folder: Path, config: str | None = None) -> Coun
     options = ['--config', config] if config else []
     generator = random.Random(seed)
     process = start(folder / 'whole', *options)
-    wait_for(process, READY)
+    wait_for(process, SAVING)
     began = time.monotonic()
-    saves = process.communicate()[0].count('Saving checkpoint')
-    seconds = time.monotonic() - began
+    saves = 1 + process.communicate()[0].count(SAVING)
+    seconds = (time.monotonic() - began) / saves
     survived: Counter = Counter()
     for number in range(rounds):
         moment = MOMENTS[number // 2 % len(MOMENTS)] if number % 2 else None
@@ -92,7 +96,7 @@ def run(rounds: int, seed: int, folder: Path, config: str | None = None) -> Coun
         kill(folder / str(number), after, moment, count, *options)
         came_from = check(folder / 'whole', folder / str(number), *options)
         survived[moment or 'any time'] += 1
-        when = f'in save {count} ({moment})' if moment else f'after {after:.1f} s'
+        when = f'in save {count} ({moment})' if moment else f'{after:.2f} s after save {count}'
         print(f'round {number + 1}: killed {when}, went on from {came_from}: identical', flush=True)
     return survived
 
