@@ -64,10 +64,10 @@ setup(
         'hub': ['safetensors', 'huggingface_hub'],
         # tools/deployment/export.py
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
-        # tools/train.py --vis
-        'vis': ['tensorboard', 'wandb'],
         # The same with OpenVINO, and with int8.
         'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'],
+        # tools/train.py --vis
+        'vis': ['tensorboard', 'wandb'],
         'dev': [
             'pytest',
             'pytest-xdist',
