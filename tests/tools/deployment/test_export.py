@@ -154,6 +154,20 @@ MISTAKES = {
         ['--format', 'openvino', '--out', 'x.xml', '--precision', 'int8'],
         '--precision: int8 needs --calibration DIR',
     ),
+    'int8 for all sizes': (
+        [
+            '--format',
+            'openvino',
+            '--out',
+            'x.xml',
+            '--precision',
+            'int8',
+            '--dynamic',
+            '--calibration',
+            'images',
+        ],
+        '--precision: int8 needs a fixed size, drop --dynamic',
+    ),
     'suffix of another format': (['--format', 'openvino'], 'allowed: a .xml file'),
 }
 
