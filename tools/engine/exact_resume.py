@@ -14,11 +14,9 @@ Upstream: https://github.com/open-mmlab/mmengine/issues/1520 (and pull request 1
 import copy
 import hashlib
 import itertools
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -74,7 +72,6 @@ class ResumableLoader(DataLoader):
 
     def __init__(self, loader: DataLoader, seed: int) -> None:
         self.__dict__.update(loader.__dict__)  # Its attributes are read-only.
-        self.__dict__['worker_init_fn'] = partial(_start_worker, loader.worker_init_fn)
         self.position = Position()
         self.seed = seed
 
@@ -128,16 +125,6 @@ class _SeededDataset(Dataset):
         seed, index = seed_and_index
         set_random_state(seed)
         return self.dataset[index]
-
-
-def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
-    """Keep signals to the group of the training from its workers, then initialize one.
-
-    Without its workers, a training that is to be preempted could not end its iteration.
-    """
-    os.setpgrp()
-    if init is not None:
-        init(worker_id)
 
 
 def _resumable(runner: Runner, loader: DataLoader | dict) -> DataLoader:

@@ -6,14 +6,16 @@ import re
 import socket
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine.dist import all_reduce, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
 
 from swinv2_backbone.checkpoints.files import atomic_file
 from swinv2_backbone.compat import safe_mmengine_globals
@@ -112,6 +114,16 @@ def only_training(work_dir: str, launcher: str) -> Iterator[None]:
         yield
 
 
+def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """Keep signals to the group of the training from its workers, then initialize one.
+
+    Without its workers, a training that is to be preempted could not end its iteration.
+    """
+    os.setpgrp()
+    if init is not None:
+        init(worker_id)
+
+
 class AtomicRunner(Runner):
     """A Runner whose checkpoints are complete, or not there, and resume exactly."""
 
@@ -137,6 +149,13 @@ class AtomicRunner(Runner):
         if isinstance(hook, dict):
             hook = safe_checkpoint_hook(hook)
         super().register_hook(hook, priority)
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """As in Runner; signals to the group of the training do not reach the workers."""
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+        return loader
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """As in Runner; mmengine's own loops are replaced by those that resume exactly."""

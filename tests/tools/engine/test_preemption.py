@@ -90,6 +90,21 @@ def test_a_validation_ends_at_once_and_is_repeated(tmp_path, changes):
     assert len(validations) == 2, 'after iterations 6 and 8'
 
 
+@pytest.mark.parametrize('when', ['train', 'val'])
+def test_signals_to_the_group_do_not_reach_the_workers(tmp_path, when):
+    """`timeout` and `kill -- -GROUP` send them; a validation that loses its workers fails."""
+    groups = []
+
+    class Note(Hook):
+        def note(self, *args, **kwargs):
+            groups.extend(os.getpgid(worker.pid) for worker in mp.active_children())
+
+    setattr(Note, f'after_{when}_iter', Note.note)
+    run(config(tmp_path, until=2, **{f'{when}_dataloader': dict(num_workers=1)}), hooks=[Note()])
+    assert groups
+    assert os.getpgrp() not in groups
+
+
 def test_the_last_validation_is_repeated(tmp_path):
     cfg = config(tmp_path)
     preempted(cfg.copy(), signal.SIGTERM, 8, validation=True)
