@@ -96,7 +96,7 @@ MISTAKES = {
     ),
     'several windows drawn into one folder': (
         ['{segmentation}', '{weights}', '--window-size', '8', '16', '--show-dir', 'x'],
-        '--show-dir: got 2 window sizes, whose predictions would overwrite each other',
+        '--show-dir: got 2 tests (--window-size or --runtime), whose predictions would overwrite',
     ),
     'no window': (
         ['{segmentation}', '{weights}', '--window-size', '8x'],

@@ -3,9 +3,11 @@
 import mmap
 import os
 import re
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import Any
 from unittest import mock
 
@@ -88,7 +90,9 @@ def explained_data_errors(scope: str = '') -> Iterator[None]:
     except (ConnectionError, EOFError) as error:  # What it had sent went with it.
         dead = _dead_workers(error)
         if dead:
-            raise UserError(_describe_death(dead, 'died', last_read)) from error
+            how = _how_ended(dead[0].exitcode)
+            text = _describe_death([worker.pid for worker in dead], how, last_read)
+            raise UserError(text) from error
         raise
     except ValueError as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -184,16 +188,22 @@ def _checked_annotations() -> Iterator[None]:
         yield
 
 
-def _dead_workers(error: BaseException) -> list[int]:
-    """The ids of the processes that died of the data loader that raised an error."""
+def _dead_workers(error: BaseException) -> list[BaseProcess]:
+    """The processes that died of the data loader that raised an error."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         workers = getattr(frame.f_locals.get('self'), '_workers', None)
         if workers:
             for worker in workers:
                 with suppress(RuntimeError):  # torch's, when it learns of the death.
                     worker.join(timeout=1)
-            return [worker.pid for worker in workers if not worker.is_alive()]
+            return [worker for worker in workers if not worker.is_alive()]
     return []
+
+
+def _how_ended(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f'was killed by a signal ({signal.strsignal(-exitcode)})'
+    return 'died' if exitcode is None else f'exited unexpectedly with exit code {exitcode}'
 
 
 def _describe_death(pids: list[int], how: str, last_read: LastRead) -> str:

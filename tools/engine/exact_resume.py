@@ -226,6 +226,8 @@ class ExactResumeHook(Hook):
         loader = runner.train_dataloader
         if not runner._resume or not isinstance(loader, ResumableLoader):
             return
+        if 'meta' not in checkpoint:
+            return  # Weights alone: resuming will be refused.
         saved, iters = checkpoint.get(KEY), checkpoint['meta']['iter']
         if saved is None:
             runner.logger.warning(

@@ -73,7 +73,8 @@ def test_constraints_pin_everything_that_is_installed():
         ast.literal_eval(each.value) for each in call.keywords if each.arg == 'extras_require'
     )
     installed = [re.match(r'[\w-]+', name)[0] for each in extras.values() for name in each]
-    assert set(bootstrap.EXTRAS.split(',')) == set(extras)
+    # (The others are large; tests that need them skip.)
+    assert set(extras) - set(bootstrap.EXTRAS.split(',')) == {'deploy', 'vis'}
     installed += [name for names in packages_by_folder().values() for name in names]
     for name in bootstrap.BASE + installed:
         assert re.fullmatch(r'\d[\w.]*', bootstrap.pinned(name)), name
