@@ -19,7 +19,7 @@ from tools.engine.config_checks import check_override, check_top_level
 from tools.engine.config_variables import override_variables
 from tools.engine.launching import check_launcher, lost_processes_named
 from tools.engine.resuming import prepare_resume
-from tools.engine.strategies import DistributedRunner, WholeStateHook
+from tools.engine.strategies import DistributedRunner, DividedStateHook, WholeStateHook
 from tools.engine.work_dir import latest_checkpoint
 from tools.utils import cli
 from tools.utils.errors import UserError, did_you_mean, first_line
@@ -201,6 +201,7 @@ def execute(cfg: Config, work: Callable[[Runner], object], strict: bool) -> obje
     runner.logger.addFilter(lambda r: not str(r.msg).startswith('paramwise_options'))
     runner.register_hook(DataHook())
     runner.register_hook(SetupHook(strict), priority='LOWEST')
-    runner.register_hook(WholeStateHook(), priority='LOWEST')  # after the checks of whole tensors
+    runner.register_hook(WholeStateHook())
+    runner.register_hook(DividedStateHook())
     with explained_data_errors(cfg.default_scope), lost_processes_named():
         return work(runner)

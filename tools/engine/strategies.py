@@ -152,10 +152,18 @@ class DistributedRunner(AtomicRunner):
 
 
 class WholeStateHook(Hook):
-    """Puts whole tensors into checkpoints that are saved, and divides those that are loaded."""
+    """Puts whole tensors into checkpoints that are saved, before other hooks look at them."""
+
+    priority = 'HIGHEST'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint.update(runner.whole_state)
+
+
+class DividedStateHook(Hook):
+    """Divides the whole tensors of checkpoints that are loaded, after other hooks' checks."""
+
+    priority = 'LOWEST'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

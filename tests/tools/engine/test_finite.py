@@ -10,10 +10,11 @@ from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from torch import nn
 
 from swinv2_backbone.compat import safe_mmengine_globals
-from tests.helpers.scripts import error_line, start
+from tests.helpers.scripts import error_line, isolated, start
 from tests.helpers.toy_training import ToyModel, config, optimizer, run
 from tools.engine.finite import FiniteLossHook
-from tools.engine.work_dir import latest_checkpoint
+from tools.engine.runner import execute
+from tools.engine.work_dir import AtomicRunner, latest_checkpoint
 from tools.utils.errors import UserError
 
 TASKS = ('segmentation', 'detection')
@@ -122,6 +123,28 @@ def test_weights_that_became_infinite_are_not_saved(tmp_path):
     assert_saved(tmp_path)
     cfg.default_hooks.checkpoint.interval = 2
     assert 'iteration 2: the loss is not finite (loss nan): the weight linear.' in refused(cfg)
+    assert_saved(tmp_path)
+
+
+def test_weights_that_another_process_has_are_not_saved_either(tmp_path, monkeypatch):
+    """Only the first saves, and checks; of weights that are divided it has but a part."""
+    save = AtomicRunner.save_checkpoint
+
+    def save_gathered(runner, *args, **kwargs):
+        whole = dict.fromkeys(runner.model.state_dict(), torch.full((1, 1), math.inf))
+        runner.whole_state = dict(state_dict=whole)
+        save(runner, *args, **kwargs)
+
+    def train(runner):
+        runner.register_hook(FiniteLossHook())  # with its own priority, as in train.py
+        runner.train()
+
+    monkeypatch.setattr(AtomicRunner, 'save_checkpoint', save_gathered)
+    with (
+        isolated(),
+        pytest.raises(UserError, match=r'linear\.weight is not finite after iteration'),
+    ):
+        execute(config(tmp_path), train, strict=True)
     assert_saved(tmp_path)
 
 
