@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
@@ -127,8 +127,17 @@ class DistributedRunner(AtomicRunner):
         return isinstance(self.model, FullyShardedModel)
 
     def train(self) -> nn.Module:
-        """As in Runner; the model is divided after its initialization."""
+        """As in Runner; the model is divided after its initialization.
+
+        Raises:
+            UserError: If it cannot be divided, or a hook would copy it.
+        """
         if self._shards_model:
+            if any(isinstance(hook, EMAHook) for hook in self.hooks):
+                raise UserError(
+                    'custom_hooks: EMAHook copies the model, which fsdp2 divides; allowed with '
+                    'EMAHook: --strategy ddp or zero1'
+                )
             super()._init_model_weights()
             self.model.shard()
         return super().train()

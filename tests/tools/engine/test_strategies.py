@@ -1,15 +1,22 @@
 """Trainings divided among processes equal those in one, and resume in each other's mode."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 
 from swinv2_backbone.compat import safe_mmengine_globals
 from tests.helpers.scaling import SAVED, STEPS, STRATEGIES, start_processes, train
 from tests.helpers.scripts import ROOT
-from tools.engine.strategies import FullyShardedModel, use_strategy, with_sharded_optimizer
+from tools.engine.strategies import (
+    DistributedRunner,
+    FullyShardedModel,
+    use_strategy,
+    with_sharded_optimizer,
+)
 from tools.utils.errors import UserError
 
 # One of each toolbox.
@@ -92,3 +99,6 @@ def test_mistakes_in_a_strategy():
         model.shard()
     with pytest.raises(UserError, match=r"optimizer\.type is 'Lion', allowed: one of torch\.optim"):
         with_sharded_optimizer(dict(optimizer=dict(type='Lion', lr=1)))
+    runner = SimpleNamespace(_shards_model=True, hooks=[EMAHook()])
+    with pytest.raises(UserError, match='EMAHook copies the model, which fsdp2 divides; allowed'):
+        DistributedRunner.train(runner)
