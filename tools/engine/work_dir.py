@@ -35,7 +35,8 @@ def latest_checkpoint(work_dir: str) -> str | None:
     so. A work dir may have both iter_N.pth and epoch_N.pth; then the iterations that the newest of
     each kind records decide. mmengine's own search trusts the file `last_checkpoint`; after a kill
     in the middle of a save there may be a later checkpoint than it names, one that is truncated, or
-    nothing in it.
+    nothing in it. It decides only where there is none of these names, as with CheckpointHook's
+    `out_dir` and `filename_tmpl`.
     """
     found: dict[str, list[tuple[int, Path]]] = {}
     for path in Path(work_dir).glob('*.pth'):
@@ -44,7 +45,9 @@ def latest_checkpoint(work_dir: str) -> str | None:
             found.setdefault(name[1], []).append((int(name[2]), path))
     newest = [max(each)[1] for each in found.values()]
     if not newest:
-        return None
+        last = Path(work_dir, 'last_checkpoint')
+        path = last.read_text().strip() if last.is_file() else ''
+        return path if zipfile.is_zipfile(path) else None
     latest = newest[0] if len(newest) == 1 else max(newest, key=_iterations)
     last = max((path for each in found.values() for _, path in each), key=_written)
     if _written(last) > _written(latest):

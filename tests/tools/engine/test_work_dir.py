@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +95,15 @@ def test_an_interrupted_save_leaves_what_was_there(tmp_path, monkeypatch):
         run(config(tmp_path))
     assert [path.name for path in tmp_path.glob('iter*')] == ['iter_2.pth']
     assert (tmp_path / 'iter_2.pth').read_bytes() == b'whole'
+
+
+@pytest.mark.parametrize('other', [dict(out_dir='{}/disk'), dict(filename_tmpl='model_{{}}.pth')])
+def test_checkpoints_elsewhere_or_of_other_names_are_found(tmp_path, other):
+    """A training that resumed from none of them would begin anew, and overwrite them."""
+    cfg = config(tmp_path / 'run', until=2)
+    cfg.default_hooks.checkpoint.update({k: v.format(tmp_path) for k, v in other.items()})
+    run(cfg)
+    latest = latest_checkpoint(cfg.work_dir)
+    assert latest in {f'{tmp_path}/disk/run/iter_2.pth', f'{tmp_path}/run/model_2.pth'}
+    Path(latest).write_bytes(Path(latest).read_bytes()[:1000])
+    assert latest_checkpoint(cfg.work_dir) is None
