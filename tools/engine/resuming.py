@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine import fileio
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from tools.utils.errors import UserError
@@ -34,7 +35,7 @@ def prepare_resume(runner: Runner, checkpoint: dict) -> None:
         )
     checkpoint['meta'].pop('config', None)  # mmengine would run it; it saves none itself.
     _keep_to_own_folder(runner, checkpoint['message_hub'])
-    if isinstance(runner.param_schedulers or [], list):  # A dict belongs to several optimizers.
+    if not isinstance(runner.optim_wrapper, OptimWrapperDict):
         _reconcile(runner, checkpoint)
 
 

@@ -23,8 +23,11 @@ class StateSizeHook(Hook):
         def count(optimizer: torch.optim.Optimizer, *args) -> None:
             self._gradients = _size(p.grad for p in runner.model.parameters())
 
-        # It is removed after the step: torch goes through its hooks there.
-        self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(count)
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.values() if hasattr(wrapper, 'values') else [wrapper]
+        self._optimizers = [each.optimizer for each in wrappers]
+        # They are removed after the step: torch goes through its hooks there.
+        self._handles = [each.register_step_pre_hook(count) for each in self._optimizers]
 
     def after_train_iter(
         self,
@@ -35,10 +38,11 @@ class StateSizeHook(Hook):
     ) -> None:
         if self._gradients is None:
             return
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         # ZeroRedundancyOptimizer holds the optimizer of its part of the parameters.
-        optimizer = runner.optim_wrapper.optimizer
-        state = getattr(optimizer, 'optim', optimizer).state.values()
+        inner = [getattr(optimizer, 'optim', optimizer) for optimizer in self._optimizers]
+        state = [each for optimizer in inner for each in optimizer.state.values()]
         parts = dict(
             parameters=_size(runner.model.parameters()),
             gradients=self._gradients,

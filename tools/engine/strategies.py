@@ -182,7 +182,7 @@ class DividedStateHook(Hook):
             parameter = parameters.get(key.removeprefix('module.'))
             if isinstance(parameter, DTensor):
                 weights[key] = _divide(value, parameter)
-        if runner.cfg.get('resume'):
+        if runner.cfg.get('resume') and isinstance(runner.model, FullyShardedModel):
             groups = runner.optim_wrapper.optimizer.param_groups
             ordered = [parameter for group in groups for parameter in group['params']]
             state = checkpoint['optimizer']['state']
