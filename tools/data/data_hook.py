@@ -156,7 +156,9 @@ def check_batch_norm(model: nn.Module, loader: DataLoader, num_processes: int) -
     Raises:
         UserError: Naming the first such norm, and what to set.
     """
-    size = loader.batch_size or loader.batch_sampler.batch_size
+    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+    if size is None:  # Batches of a sampler of the user's, which may be of any size.
+        return
     endless = loader.batch_size is None or isinstance(loader.sampler, InfiniteSampler)
     last = size if loader.drop_last or endless else len(loader.sampler) % size or size
     if min(size, last) > 1:

@@ -64,6 +64,12 @@ def test_batches_that_batch_norm_accepts_are_accepted(model, data, processes):
     check_batch_norm(model, data, processes)
 
 
+def test_batches_of_unknown_size_are_accepted():
+    """A batch sampler need not have a batch_size."""
+    model = next(iter(FATAL.values()))[0]
+    check_batch_norm(model, DataLoader(range(4), batch_sampler=[[0], [1, 2, 3]]), 1)
+
+
 def test_the_check_agrees_with_torch():
     """What is refused raises in torch, and what is accepted does not (SyncBN: GPUs alone)."""
     image = torch.rand(1, 4, 6, 6)
