@@ -12,6 +12,7 @@ from .checkpoints.releases import RELEASES, SCHEME
 COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
+    'predict': 'predict.py',
     'convert': 'model_converters/convert_checkpoint.py',
     'export': 'deployment/export.py',
     'check-data': 'misc/check_dataset.py',

@@ -12,12 +12,18 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from swinv2_backbone import SwinTransformerV2
 from tools.engine.config_checks import check_data
 from tools.engine.cost import CostHook
 from tools.engine.exported import use_exported
 from tools.engine.results import results_table, write_results
-from tools.engine.runner import bare_model, execute, load_config, test_evaluators, use_checkpoint
+from tools.engine.runner import (
+    bare_model,
+    execute,
+    load_config,
+    set_window_size,
+    test_evaluators,
+    use_checkpoint,
+)
 from tools.utils import cli
 from tools.utils.errors import UserError
 from tools.utils.runtimes import RUNTIMES, load_exported
@@ -164,16 +170,10 @@ def test_rows(runner: Runner, windows: list[cli.Window]) -> Iterator[tuple[str, 
     if not windows:
         yield 'model', runner.test()
         return
-    backbones = [
-        module for module in runner.model.modules() if isinstance(module, SwinTransformerV2)
-    ]
-    if not backbones:
-        raise UserError("--window-size: the config's model has no SwinTransformerV2")
     hook = CostHook()
     runner.register_hook(hook, priority='LOWEST')
     for window in {window.text: window for window in windows}.values():
-        for backbone in backbones:
-            backbone.set_window_size(window.size)
+        set_window_size(runner.model, window.size)
         metrics = runner.test()
         yield f'window {window.text}', {**metrics, **hook.cost}
 

@@ -12,6 +12,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.data.data_hook import DataHook
 from tools.data.reading import explained_data_errors
@@ -129,6 +130,22 @@ def bare_model(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def set_window_size(model: nn.Module, size: object) -> None:
+    """Set the attention window of a model's backbones.
+
+    Args:
+        size: As `SwinTransformerV2.set_window_size` takes it.
+
+    Raises:
+        UserError: If the model has no SwinTransformerV2.
+    """
+    backbones = [module for module in model.modules() if isinstance(module, SwinTransformerV2)]
+    if not backbones:
+        raise UserError("--window-size: the config's model has no SwinTransformerV2")
+    for backbone in backbones:
+        backbone.set_window_size(size)
 
 
 def check_checkpoint(checkpoint: dict, model: nn.Module, strict: bool) -> None:

@@ -1,0 +1,1 @@
+"""Predictions for images, folders and videos with a checkpoint of mmdet or mmseg."""
