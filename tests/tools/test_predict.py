@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -15,7 +17,6 @@ import cv2
 from pycocotools.coco import COCO
 
 from tools import predict
-from tools.inference import sources
 
 
 def options(tasks, task, out):
@@ -141,7 +142,7 @@ def test_the_demo_takes_a_work_dir(tasks, tmp_path):
     assert (tmp_path / 'out/labels' / image.name).is_file()
 
 
-def test_mistakes_end_in_one_line(tasks, tmp_path, capsys, monkeypatch):
+def test_mistakes_end_in_one_line(tasks, tmp_path, capsys):
     empty, text = tmp_path / 'empty', tmp_path / 'text.png'
     empty.mkdir()
     text.write_text('no image')
@@ -170,11 +171,65 @@ def test_mistakes_end_in_one_line(tasks, tmp_path, capsys, monkeypatch):
     for arguments, message in mistakes.items():
         assert message in error_line(capsys, predict.main, *arguments), message
         capsys.readouterr()
-    monkeypatch.setattr(predict, 'MAX_PIXELS', 64 * 64 - 1)
-    assert 'got 4,096 pixels, allowed: 4,095; with --tile more' in error_line(
-        capsys, predict.main, image, *rest
-    )
-    monkeypatch.setattr(predict, 'MAX_PIXELS_IN_TILES', 1)
-    with pytest.raises(SystemExit, match='with --tile more'):
-        call(predict.main, image, *rest)
-    assert sources.MAX_PIXELS_IN_TILES == 2**30
+
+
+def test_decompression_bombs_are_refused_and_tiles_are_the_way_to_large_images(
+    tasks, tmp_path, capsys
+):
+    def bomb(side):
+        """A PNG file that ends behind its header."""
+        size = struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)
+        chunks = [(b'IHDR', size), (b'IDAT', b''), (b'IEND', b'')]
+        path = tmp_path / f'{side}.png'
+        path.write_bytes(
+            b'\x89PNG\r\n\x1a\n'
+            + b''.join(
+                struct.pack('>I', len(data)) + kind + data + struct.pack('>I', crc32(kind + data))
+                for kind, data in chunks
+            )
+        )
+        return path, *options(tasks, 'segmentation', tmp_path / 'out')
+
+    message = error_line(capsys, predict.main, *bomb(20_000))
+    assert 'got 400,000,000 pixels, allowed: 178,956,970; with --tile more' in message
+    message = error_line(capsys, predict.main, *bomb(40_000), '--tile', 512)
+    assert 'got 1,600,000,000 pixels, allowed: 1,073,741,824; crop it' in message
+
+
+def test_an_exported_file_predicts_what_its_model_does(tasks, tmp_path):
+    for needed in ('onnxruntime', 'onnxscript'):
+        pytest.importorskip(needed)
+    from tools.deployment import export
+
+    files = tasks.configs['segmentation'], tasks.checkpoints['segmentation']
+    image, file = next((tasks.data / 'images/val').iterdir()), tmp_path / 'model.onnx'
+    call(export.main, *files, '--out', file, '--size', 64)
+    labels = []
+    for name, runtime in ('torch', ()), ('file', ('--runtime', 'onnxruntime', file)):
+        call(predict.main, image, *options(tasks, 'segmentation', tmp_path / name), *runtime)
+        path = tmp_path / name / 'labels' / image.name
+        labels.append(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    # Rounding may decide between classes whose logits are equal.
+    assert (labels[0] == labels[1]).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_memory_grows_by_the_pixels_of_image_and_label_map_alone(tasks, tmp_path):
+    """By 4 bytes each, and half of that for the allocator. Logits of 5 classes would take 20 more.
+
+    What a tile needs, and what is drawn (at most 2048 pixels a side), is the same for both sizes.
+    """
+    from tools.utils.memory import PeakMemory
+
+    taken = []
+    for side in (1024, 4096, 8192):  # the first to warm up
+        path = tmp_path / f'{side}.png'
+        cv2.imwrite(str(path), np.zeros((side, side, 3), np.uint8))
+        memory = PeakMemory('cpu')
+        arguments = options(tasks, 'segmentation', tmp_path / 'out')
+        call(predict.main, path, *arguments, '--tile', 1024)
+        taken.append(memory.taken())
+    if taken[0][1] != 'clear_refs':
+        pytest.skip('the kernel does not reset its record of the peak')
+    growth = taken[2][0] - taken[1][0]
+    assert growth < 1.5 * 4 * (8192**2 - 4096**2)

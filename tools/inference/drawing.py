@@ -15,7 +15,7 @@ from tools.inference.sources import Source
 from tools.utils.errors import UserError
 
 # Larger images are scaled down when they are drawn.
-SIDE = 4096
+SIDE = 2048
 
 
 def make_visualizer(cfg: Config, metainfo: dict) -> Visualizer:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip('hypothesis')
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ def test_spans_cover_an_axis_once_and_keep_half_of_the_overlap(size, tile, data)
     assert found[0].start == found[0].own_start == 0
     assert found[-1].end == size
     assert all(each.end - each.start <= tile for each in found)
-    for left, right in zip(found, found[1:], strict=False):
+    for left, right in itertools.pairwise(found):
         assert left.start < right.start
         # The cut is at least half of the overlap away from both borders, rounded.
         assert left.end - left.own_end >= overlap // 2
