@@ -1,5 +1,6 @@
 """The model of a config and a checkpoint, as the inference functions of its toolbox take it."""
 
+import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -13,7 +14,7 @@ from tools.engine.runner import check_checkpoint, use_checkpoint
 from tools.utils.errors import UserError
 
 
-def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+def load_model(cfg: Config, checkpoint: str, device: torch.device) -> nn.Module:
     """Build and load a model, strictly, with torch's safe loader.
 
     Stands for mmdet's `init_detector` and mmseg's `init_model`, which go on with random weights if
