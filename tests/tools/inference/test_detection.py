@@ -5,7 +5,10 @@ import pytest
 import torch
 
 pytest.importorskip('mmcv')
+cv2 = pytest.importorskip('cv2')
 coco_mask = pytest.importorskip('pycocotools.mask')
+
+from mmengine.structures import InstanceData
 
 from tools.inference.detection import (
     Detections,
@@ -13,6 +16,7 @@ from tools.inference.detection import (
     coco_results,
     encode,
     merge,
+    of_tile,
     touches_inner_border,
 )
 from tools.inference.tiles import tiles_of
@@ -91,3 +95,48 @@ def test_records_are_in_the_results_format_of_coco():
     assert coco_results(found, 7, 60, 100) == [
         dict(image_id=7, category_id=4, bbox=[42, 10, 13, 20], score=0.5)
     ]
+
+
+def discs(height, width):
+    """A map of discs of 9 to 31 pixels that do not touch: 255 or 254, their class; 0 elsewhere."""
+    generator = np.random.default_rng(0)
+    canvas = np.zeros((height, width), np.uint8)
+    for y in range(20, height, 40):
+        for x in range(20, width, 40):
+            radius = int(generator.integers(4, 16))
+            center = [int(c + generator.integers(-3, 4)) for c in (x, y)]
+            cv2.circle(canvas, center, radius, int(generator.integers(254, 256)), -1)
+    return canvas
+
+
+def perfect_detector(pixels):
+    """The connected parts of a map, or of a tile of it: what a flawless detector would find."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=4)
+    masks = [parts == index for index in range(1, len(stats))]
+    return InstanceData(
+        bboxes=torch.tensor([[x, y, x + w, y + h] for x, y, w, h, _ in stats[1:].tolist()]),
+        labels=torch.tensor([255 - int(pixels[mask][0]) for mask in masks]),
+        # Larger parts score higher, so no result is due to the order.
+        scores=torch.tensor([mask.sum() for mask in masks], dtype=torch.float64) / 1e4,
+        masks=torch.from_numpy(np.array(masks)),
+    )
+
+
+@pytest.mark.parametrize(('tile', 'overlap'), [(128, 40), (200, 64), (100, 60)])
+def test_what_a_perfect_detector_finds_in_tiles_is_what_it_finds_in_the_image(tile, overlap):
+    """For objects that fit into the overlap, with a margin of 2 pixels at both ends."""
+    pixels = discs(430, 370)
+
+    def found(side):
+        tiles = tiles_of(*pixels.shape, side, overlap)
+        parts = [of_tile(perfect_detector(pixels[each.outer]), 0, each) for each in tiles]
+        cut = [
+            touches_inner_border(part.boxes, each, *pixels.shape)
+            for part, each in zip(parts, tiles, strict=True)
+        ]
+        assert side is None or sum(each.sum() for each in cut) > 20
+        records = coco_results(merge(parts, cut), 0, *pixels.shape)
+        return sorted(records, key=lambda record: record['bbox'])
+
+    assert found(tile) == found(None)
+    assert len(found(None)) > 80
