@@ -7,6 +7,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers.scripts import ROOT, call, error_line, succeed
 
@@ -171,6 +172,25 @@ def test_mistakes_end_in_one_line(tasks, tmp_path, capsys):
     for arguments, message in mistakes.items():
         assert message in error_line(capsys, predict.main, *arguments), message
         capsys.readouterr()
+
+
+class Unsafe:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_a_checkpoint_is_not_unpickled(tasks, tmp_path, capsys):
+    torch.save({'state_dict': Unsafe(tmp_path / 'made')}, tmp_path / 'unsafe.pth')
+    image = next((tasks.data / 'images/val').iterdir())
+    arguments = *options(tasks, 'segmentation', tmp_path), '--checkpoint', tmp_path / 'unsafe.pth'
+    message = error_line(capsys, predict.main, image, *arguments)
+    assert 'refused by the safe loader' in message
+    assert not (tmp_path / 'made').exists()
 
 
 def test_decompression_bombs_are_refused_and_tiles_are_the_way_to_large_images(
