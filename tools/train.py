@@ -104,6 +104,10 @@ def apply_options(cfg: Config, args) -> None:
         randomness.deterministic = True
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch requires it
     if args.accumulate:
+        if 'optimizer' not in cfg.optim_wrapper:
+            raise UserError(
+                '--accumulate: optim_wrapper has several optimizers; set accumulative_counts in each'
+            )
         cfg.optim_wrapper.accumulative_counts = args.accumulate
     if args.optimizer:
         use_adamw(cfg, args.optimizer)

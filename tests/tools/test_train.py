@@ -270,6 +270,13 @@ MISTAKES = {
         ],
         "--optimizer fused: optim_wrapper.optimizer.type is 'SGD', allowed: 'AdamW'",
     ),
+    'several optimizers that accumulate': (
+        [
+            *('{segmentation}', '--accumulate', '2', '--cfg-options'),
+            'optim_wrapper={{"_delete_":True,"constructor":"Two"}}',
+        ],
+        '--accumulate: optim_wrapper has several optimizers; set accumulative_counts in each',
+    ),
     'accumulation over nothing': (
         ['{segmentation}', '--accumulate', '0'],
         "--accumulate: got '0', allowed: an integer of at least 1",
