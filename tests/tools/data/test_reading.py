@@ -100,7 +100,12 @@ def test_what_a_dead_process_sent_is_gone_with_it():
 
     iterator = Iterator()
     [worker] = iterator._workers
-    with pytest.raises(UserError, match=f'{worker.pid} died before it'), explained_data_errors():
+    with (
+        pytest.raises(
+            UserError, match=f'{worker.pid} exited unexpectedly with exit code 3 before it'
+        ),
+        explained_data_errors(),
+    ):
         iterator.get()
     with pytest.raises(ConnectionResetError), explained_data_errors():
         raise ConnectionResetError
