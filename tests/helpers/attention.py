@@ -56,7 +56,11 @@ def error_in_float32(qkv, scale, bias, grid, grad_out):
     magnitudes += (weights * magnitudes).sum(-1, keepdim=True)
     errors = weights * (2 * logits.abs() * without_mean(grad @ v.mT).abs() + magnitudes)
     errors *= 4 * torch.finfo(torch.float32).eps / 2
-    return (errors * cosines).norm(), errors.norm()
+    # The Triton kernels multiply with a logit, but for that of its row, and subtract what comes of
+    # the bias. In both, the errors of a row do not add up to 0 as its gradients do.
+    factors = (logits - masked.logsumexp(-1, keepdim=True)).abs() + bias.abs()
+    of_scale = torch.hypot((errors * cosines).norm(), (errors * factors / scale).norm())
+    return of_scale, errors.norm()
 
 
 def attend_as_timm(qkv, scale, table, grid):
