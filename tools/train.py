@@ -106,7 +106,8 @@ def apply_options(cfg: Config, args) -> None:
     if args.accumulate:
         if 'optimizer' not in cfg.optim_wrapper:
             raise UserError(
-                '--accumulate: optim_wrapper has several optimizers; set accumulative_counts in each'
+                '--accumulate: optim_wrapper has several optimizers; set '
+                'accumulative_counts in each'
             )
         cfg.optim_wrapper.accumulative_counts = args.accumulate
     if args.optimizer:
