@@ -1,6 +1,6 @@
 # The model of mmseg's configs/mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py. Its parts
 # are mmdet's, which mmseg imports when it is told to.
-_base_ = '../backbones/swinv2_tiny_w8.py'
+_base_ = './segmentor_swinv2_tiny.py'
 
 custom_imports = dict(imports='mmdet.models', allow_failed_imports=False)
 num_classes = 150
@@ -10,18 +10,7 @@ self_attention = dict(
 relu = dict(type='ReLU', inplace=True)
 encoding = dict(num_feats=128, normalize=True)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-        test_cfg=dict(size_divisor=32),
-    ),
-    backbone=dict(drop_path_rate=0.3),
+    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
     decode_head=dict(
         type='Mask2FormerHead',
         in_channels=[96, 192, 384, 768],
@@ -115,6 +104,4 @@ model = dict(
             sampler=dict(type='mmdet.MaskPseudoSampler'),
         ),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
