@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from torch import nn
 
 from swinv2_backbone.compat import safe_mmengine_globals
-from tests.helpers.scripts import error_line, isolated, start
+from tests.helpers.scripts import error_line, free_port, isolated, start_shell
 from tests.helpers.toy_training import ToyModel, config, optimizer, run
 from tools.engine.finite import FiniteLossHook
 from tools.engine.runner import execute
@@ -224,11 +224,10 @@ def test_two_processes(tasks, tmp_path):
     config = tmp_path / 'two.py'
     config.write_text(
         f"_base_ = '{tasks.configs['segmentation']}'\n"
-        "model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)\n"
         'model = dict(data_preprocessor=dict(std=[0.0, 1.0, 1.0]))\n'
     )
-    script = 'tests/helpers/run_two_processes.py'
-    process = start(script, config, tmp_path / 'work', cwd=tmp_path)
+    arguments = config, 2, '--work-dir', tmp_path / 'work'
+    process = start_shell('tools/dist_train.sh', *arguments, MASTER_PORT=free_port())
     output = process.communicate(timeout=200)[0]
     assert process.returncode
     assert 'error: iteration 1: the loss is not finite' in output
