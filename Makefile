@@ -13,7 +13,7 @@ RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
 
 # Goals that are no files, or folders that are always looked into.
 .PHONY: .venv/implementations .venv/triton env demo data/shapes test test-slow test-cpus coverage \
-	parity parity-record benchmark zoo gpu-compile gpu-wheels gpu-report lint types floors
+	parity parity-record benchmark zoo gpu-compile gpu-wheels gpu-report lint types floors docs
 
 ifeq ($(OWN),True)
 env:
@@ -109,3 +109,15 @@ types: env
 floors:
 	@$(PYTHON) tools/misc/check_torch.py floor
 	@$(PYTHON) tools/misc/check_torch.py newest
+
+# The site, into work_dirs/site, by an environment that has mkdocs alone: the extra [docs] of setup.py.
+DOCS := work_dirs/docs_env
+
+$(DOCS)/installed: constraints.txt Makefile
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/pip -q --disable-pip-version-check install -c constraints.txt \
+		mkdocs-material 'mkdocstrings[python]' ruff
+	@touch $@
+
+docs: $(DOCS)/installed
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict

@@ -68,6 +68,8 @@ setup(
         'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'],
         # tools/train.py --vis
         'vis': ['tensorboard', 'wandb'],
+        # The site; `make docs` installs these alone.
+        'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],
         'dev': [
             'pytest',
             'pytest-xdist',

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+DOCUMENTS = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')]
 TARGETS = re.findall(r'^([\w/-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
 
 
@@ -16,7 +16,7 @@ def anchors(document):
     return [re.sub(r'[^\w\- ]', '', text.lower()).strip().replace(' ', '-') for text in headings]
 
 
-@pytest.fixture(params=DOCUMENTS, ids=lambda path: path.name)
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def document(request):
     return request.param
 
@@ -33,6 +33,7 @@ def test_links_lead_to_files_and_sections(document):
 def test_paths_exist(document):
     text = document.read_text()
     paths = set(re.findall(r'\b(?:tools|configs|tests|swinv2_backbone)/[\w/]+\.(?:py|sh)\b', text))
+    paths -= set(re.findall(r'^```python\n# (\S+)$', text, re.MULTILINE))  # what the reader saves
     inside = set(re.findall(r'`((?:layers|checkpoints)/\w+\.py)`', text))
     missing = [path for path in paths if not (ROOT / path).exists()]
     missing += [path for path in inside if not (ROOT / 'swinv2_backbone' / path).exists()]
@@ -51,3 +52,25 @@ def test_readme_names_the_two_commands_and_is_complete():
     assert {'demo', 'test'} <= set(re.findall(r'^    make (\w+)', readme, re.MULTILINE))
     assert '@@' not in readme
     assert len(readme.splitlines()) <= 120
+
+
+def test_every_document_is_in_the_site():
+    navigation = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:')[2]
+    pages = set(re.findall(r'([\w/-]+\.md)$', navigation, re.MULTILINE))
+    documents = {str(path.relative_to(ROOT / 'docs')) for path in ROOT.glob('docs/**/*.md')}
+    at_the_top = {'README.md': 'index.md'}
+    tops = {at_the_top.get(path.name, path.name.lower()) for path in ROOT.glob('*.md')}
+    assert pages == documents | tops
+
+
+def test_every_tool_is_in_the_reference():
+    page = (ROOT / 'docs/reference/tools.md').read_text()
+    parts = 'analysis_tools', 'dataset_converters', 'deployment', 'misc', 'model_converters'
+    folders = ROOT / 'tools', *(ROOT / 'tools' / part for part in parts)
+    tools = {
+        path.relative_to(ROOT)
+        for folder in folders
+        for path in (*folder.glob('*.py'), *folder.glob('*.sh'))
+        if path.name != '__init__.py' and not path.match('*_run.sh')
+    }
+    assert {str(tool) for tool in tools if f'`{tool}`' not in page} == set()

@@ -46,7 +46,8 @@ def add_normed(
     Args:
         x: ``(B, ..., C)``, bfloat16, float16 or float32.
         branch: The same shape, bfloat16 or float16.
-        weight, bias: Of the norm, ``(C,)``.
+        weight: Of the norm, ``(C,)``.
+        bias: Likewise.
         draws: float32 ``(B,)``, uniform in [0, 1): images with a draw of `keep` or more lose their
             branch, that of others is divided by `keep`. None: no branch is dropped.
         keep: Probability of keeping a branch.

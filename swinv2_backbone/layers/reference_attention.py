@@ -42,7 +42,9 @@ def cosine_attention(
     100, half precision would lose two digits.
 
     Args:
-        q, k, v: Queries, keys and values ``(B * nW, nH, N, d)``; v sets the result's dtype.
+        q: Queries ``(B * nW, nH, N, d)``.
+        k: Keys, likewise.
+        v: Values, likewise; they set the result's dtype.
         scale: ``(nH, 1, 1)``, factor of the cosine similarities.
         bias: ``(nH, N, N)``, [head, query, key].
         attn_mask: Boolean ``(nW, N, N)``, [window, query, key], True where the key is attended
@@ -71,7 +73,9 @@ def attend_reference(
     Args:
         qkv: Queries, keys and values ``(B, H, W, 3 * C)``, [part, head, channel] along the last
             axis.
-        scale, bias, dropout: As of :func:`cosine_attention`.
+        scale: As of :func:`cosine_attention`.
+        bias: Likewise.
+        dropout: Likewise.
         grid: Partition of each map into windows.
 
     Returns:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.scripts import free_port, output_of, start_shell
+from tests.helpers.slurm import write_stand_ins
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
@@ -98,30 +99,9 @@ def test_two_machines(tasks, tmp_path, machines):
     assert (tmp_path / 'iter_4.pth').is_file()
 
 
-# Starts all tasks at once, as two machines of one task each, with what slurm sets.
-SRUN = """#!/usr/bin/env bash
-echo "srun $*"
-for argument; do
-    shift
-    case $argument in --ntasks=*) tasks=${argument#*=};; python) break;; esac
-done
-for ((i = 0; i < tasks; i++)); do
-    SLURM_PROCID=$i SLURM_NTASKS=$tasks SLURM_LOCALID=0 SLURM_NODEID=$i SLURM_JOB_ID=1 \\
-        SLURM_NODELIST="node[1-$tasks]" python "$@" &
-    running+=($!)
-done
-for process in "${running[@]}"; do wait "$process" || exit $?; done
-"""
-SCONTROL = """#!/usr/bin/env bash
-[ "$*" = "show hostname node[1-2]" ] && printf 'localhost\\nlocalhost\\n'
-"""
-
-
 @pytest.mark.slow
 def test_slurm(tasks, tmp_path):
-    for name, text in {'srun': SRUN, 'scontrol': SCONTROL}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    write_stand_ins(tmp_path)
     _, work_dir, *rest = options(tmp_path / 'work', 2)
     arguments = 'partition', 'job', tasks.configs['segmentation'], work_dir, *rest
     folders = tmp_path, Path(sys.executable).parent, os.environ['PATH']
