@@ -1,5 +1,7 @@
 """Packaging: `pip install .` or `pip install -e .`."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,20 @@ def read_version() -> str:
     scope: dict = {}
     exec((ROOT / 'swinv2_backbone' / 'version.py').read_text(), scope)
     return scope['__version__']
+
+
+def read_description() -> str:
+    """README.md; for PyPI, where REPOSITORY_URL is set, with addresses for paths."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    url = os.environ.get('REPOSITORY_URL', '').rstrip('/')
+    if not url:
+        return text
+
+    def address(match: re.Match) -> str:
+        view = 'raw' if match[1] == '!' else 'blob'  # an image itself, or the page of a file
+        return f'{match[1]}{match[2]}({url}/{view}/v{read_version()}/{match[3]})'
+
+    return re.sub(r'(!?)(\[[^\]]*\])\((?!\w+:|#)([^)]+)\)', address, text)
 
 
 class BuildWithTools(build_py):
@@ -40,7 +56,7 @@ setup(
     name='swinv2_backbone',
     version=read_version(),
     description='SwinV2 as a multi-scale backbone for mmdet, mmseg and mmpretrain',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=read_description(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE', 'NOTICE'],

@@ -27,6 +27,8 @@ LANGUAGES = {'.py': 'python', '.sh': 'bash', '.toml': 'toml', '.yml': 'yaml', '.
 LINK = re.compile(r'(?<=\]\()(?!\w+:)[^)\s#]+')
 
 
+# What pages say that only the site fills.
+NOT_HERE = '*In a clone this page is empty: `make docs` fills it from the docstrings.*\n'
 # References in docstrings, such as :class:`~.module.Name`.
 ROLE = re.compile(r':\w+:`~?\.*([^`]+)`')
 
@@ -90,6 +92,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     here = page.file.src_uri
     if here.startswith('source/'):
         return markdown
+    markdown = markdown.replace(NOT_HERE, '')
     document = next((name for name, top in TOP.items() if top == here), f'docs/{here}')
 
     def relative(match: re.Match) -> str:

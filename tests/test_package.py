@@ -112,6 +112,30 @@ def test_installs_with_the_one_version(installed):
     }
 
 
+def test_the_description_has_addresses_where_the_readme_has_paths():
+    """On PyPI a path leads nowhere."""
+    result = subprocess.run(
+        [sys.executable, 'setup.py', '--long-description'],
+        cwd=ROOT,
+        env={**os.environ, 'REPOSITORY_URL': 'https://host/owner/name/'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    links = re.findall(r'(!?)\[[^\]]*\]\(([^)]+)\)', result.stdout)
+    assert [link for _, link in links if not link.startswith('https://')] == []
+    ours = [
+        (image, *link.removeprefix('https://host/owner/name/').split('/', 2))
+        for image, link in links
+        if link.startswith('https://host/owner/name/')
+    ]
+    assert ours
+    for image, view, tag, path in ours:
+        assert view == ('raw' if image else 'blob')
+        assert f'__version__ = {tag[1:]!r}' in (ROOT / 'swinv2_backbone/version.py').read_text()
+        assert (ROOT / path.partition('#')[0]).exists()
+
+
 def test_an_installed_package_has_the_configs_and_tools(installed):
     for name in ('configs', 'tools'):
         sources = {
