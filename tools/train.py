@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -97,7 +97,7 @@ def apply_options(cfg: Config, args) -> None:
         use_strategy(cfg, args.strategy)
     if args.amp:
         use_amp(cfg, args.amp)
-    randomness = cfg.setdefault('randomness', dict(seed=None))
+    randomness = cfg.setdefault('randomness', ConfigDict(seed=None))
     if args.seed is not None:
         randomness.seed = args.seed
     if args.deterministic:
