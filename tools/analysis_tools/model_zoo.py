@@ -35,6 +35,12 @@ def parse_args():
     parser.add_argument(
         '--untimed', action='store_true', help='leave the time out: the machine does other work'
     )
+    parser.add_argument(
+        '--step-only',
+        action='store_true',
+        help='measure time and memory of a training step, and keep the complexity, of configs that '
+        'were measured before',
+    )
     parser.add_argument('--measure', choices=names(), metavar='NAME', help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -48,14 +54,19 @@ def to_measure(args: argparse.Namespace) -> list[str]:
     """The names of the configs that the command line asks to be measured, and that can be.
 
     Raises:
-        UserError: If one of them does not exist.
+        UserError: If one of them does not exist, or is to keep a complexity that it has not.
     """
     known = names()
     for name in args.names:
         if name not in known:
             raise UserError(f"config '{name}' does not exist{did_you_mean(name, known)}")
-    measured = {} if args.again else read_results()
-    todo = args.names or [name for name in known if name not in measured]
+    measured = read_results()
+    if args.step_only:
+        todo = args.names or list(measured)
+        if new := [name for name in todo if name not in measured]:
+            raise UserError(f'--step-only: not measured before: {", ".join(new)}')
+    else:
+        todo = args.names or [name for name in known if args.again or name not in measured]
     left = [name for name in todo if not can_measure(load(name).default_scope)]
     if left:
         say(f'not measured, for want of their toolbox: {", ".join(left)}')
@@ -65,10 +76,10 @@ def to_measure(args: argparse.Namespace) -> list[str]:
 def main():
     args = parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure, args.untimed)))
+        print(json.dumps(measure(args.measure, args.untimed, args.step_only)))
         return
     if not args.write_only:
-        options = ['--untimed'] * args.untimed
+        options = ['--untimed'] * args.untimed + ['--step-only'] * args.step_only
         measure_all(to_measure(args), [__file__, *options, '--measure'])
     results = read_results()
     for path, text in {PAGE: page(results), **metafiles(results)}.items():

@@ -24,13 +24,20 @@ IMAGES, SIDE = 2, 256
 _STEPS = 3
 
 
-def measure(name: str, untimed: bool = False) -> dict:
+def measure(name: str, untimed: bool = False, step_only: bool = False) -> dict:
     """Complexity, and time and memory of the training of a config's model, on this CPU.
 
-    Memory is the peak of a training step with AdamW beyond the process before the model was built:
-    weights, gradients, the optimizer's state and activations. The time is the median of the steps
-    after the first, at batches of random images; None if `untimed`, for a machine that does other
-    work.
+    Args:
+        untimed: Leave the time out (None), for a machine that does other work.
+        step_only: Leave the complexity out, which does not change from run to run.
+    """
+    return _training_step(name, untimed) | ({} if step_only else _complexity(name))
+
+
+def _training_step(name: str, untimed: bool) -> dict:
+    """Memory is the peak of a training step with AdamW beyond the process before the model was
+    built: weights, gradients, the optimizer's state and activations. The time is the median of the
+    steps after the first, at batches of random images.
     """
     cfg = load(name)
     started = PeakMemory('cpu')
@@ -43,18 +50,19 @@ def measure(name: str, untimed: bool = False) -> dict:
         model.train_step(batch, optim_wrapper)
         seconds.append(time.perf_counter() - before)
     memory, _ = started.taken()
-    del model, optim_wrapper
-    size = image_size(cfg)
-    complexity = measure_complexity(cfg, size)
     return dict(
-        parameters=complexity['model'].parameters,
-        multiply_adds=complexity['model'].multiply_adds,
-        size=size,
         megabytes=round(memory / 1e6),
         seconds=None if untimed else round(statistics.median(seconds[1:]), 2),
         machine=f'{cpu_info()["model name"]}, threads: {torch.get_num_threads()}, torch '
         f'{torch.__version__}, {time.strftime("%Y-%m-%d")}',
     )
+
+
+def _complexity(name: str) -> dict:
+    cfg = load(name)
+    size = image_size(cfg)
+    model = measure_complexity(cfg, size)['model']
+    return dict(parameters=model.parameters, multiply_adds=model.multiply_adds, size=size)
 
 
 def read_results() -> dict[str, dict]:
@@ -63,7 +71,7 @@ def read_results() -> dict[str, dict]:
 
 
 def measure_all(names: list[str], command: list[str]) -> None:
-    """Measure configs one after the other and add each to the file.
+    """Measure configs one after the other and add each to the file, over what it has of them.
 
     Args:
         command: A script and its options that, followed by a name, print its :func:`measure` as
@@ -78,7 +86,8 @@ def measure_all(names: list[str], command: list[str]) -> None:
         )
         if done.returncode:
             raise UserError(f'{name}: {(done.stderr.strip().splitlines() or ["failed"])[-1]}')
-        results = read_results() | {name: json.loads(done.stdout.splitlines()[-1])}
+        results = read_results()
+        results[name] = results.get(name, {}) | json.loads(done.stdout.splitlines()[-1])
         text = json.dumps(dict(sorted(results.items())), indent=1)
         with atomic_file(RESULTS) as path:
             Path(path).write_text(text + '\n')

@@ -38,7 +38,9 @@ def test_a_config_is_measured(monkeypatch):
     # Weights, gradients and the two moments of AdamW are 16 bytes per parameter.
     assert 1e6 * found['megabytes'] > 8 * found['parameters']
     assert found['seconds'] > 0
-    assert measuring.measure(NAME, untimed=True)['seconds'] is None
+    again = measuring.measure(NAME, untimed=True, step_only=True)
+    assert again['seconds'] is None
+    assert set(found) - set(again) == {'parameters', 'multiply_adds', 'size'}
 
 
 def test_results_are_added_to_the_file(results, tmp_path):
@@ -51,6 +53,21 @@ def test_results_are_added_to_the_file(results, tmp_path):
     with pytest.raises(UserError, match='bad: no memory'):
         measuring.measure_all(['d', 'bad', 'e'], [str(script), '--measure'])
     assert [*measuring.read_results()] == ['a', 'bb', 'c', 'd']
+
+
+def test_what_is_not_measured_again_is_kept(results, tmp_path):
+    results.write_text(json.dumps(dict(name=dict(seconds=None, size=[1, 2]))))
+    script = tmp_path / 'script.py'
+    script.write_text(SCRIPT)
+    measuring.measure_all(['name'], [str(script), '--measure'])
+    assert measuring.read_results() == dict(name=dict(seconds=4, size=[1, 2]))
+
+
+def test_step_only_is_for_configs_that_were_measured(results, capsys):
+    from tools.analysis_tools import model_zoo
+
+    message = error_line(capsys, model_zoo.main, '--step-only', NAME)
+    assert message.endswith(f'--step-only: not measured before: {NAME}')
 
 
 def test_an_unknown_config_ends_in_one_line(capsys):
