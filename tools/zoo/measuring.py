@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from swinv2_backbone.checkpoints.files import atomic_file
@@ -39,7 +40,7 @@ def _training_step(name: str, untimed: bool) -> dict:
     built: weights, gradients, the optimizer's state and activations. The time is the median of the
     steps after the first, at batches of random images.
     """
-    cfg = load(name)
+    cfg = without_padding(load(name))
     started = PeakMemory('cpu')
     model = build_model(cfg).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -56,6 +57,16 @@ def _training_step(name: str, untimed: bool) -> dict:
         machine=f'{cpu_info()["model name"]}, threads: {torch.get_num_threads()}, torch '
         f'{torch.__version__}, {time.strftime("%Y-%m-%d")}',
     )
+
+
+def without_padding(cfg: Config) -> Config:
+    """The config without what pads a batch to the size of the recipe's crops, to compare models at
+    one size.
+    """
+    cfg.model.data_preprocessor.pop('batch_augments', None)  # Mask2Former's, of mmdet
+    if 'size' in cfg.model.data_preprocessor:  # mmseg's
+        cfg.model.data_preprocessor.size = (SIDE, SIDE)
+    return cfg
 
 
 def _complexity(name: str) -> dict:

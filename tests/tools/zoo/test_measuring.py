@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from mmengine.registry import MODELS, init_default_scope
 
 from tests.helpers.scripts import ROOT, call, error_line
 from tools.utils.errors import UserError
-from tools.utils.example_batch import build_model
+from tools.utils.example_batch import build_model, example_batch
 from tools.zoo import measuring
 from tools.zoo.facts import load
 
@@ -41,6 +42,20 @@ def test_a_config_is_measured(monkeypatch):
     again = measuring.measure(NAME, untimed=True, step_only=True)
     assert again['seconds'] is None
     assert set(found) - set(again) == {'parameters', 'multiply_adds', 'size'}
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['detection/mask2former_swinv2_tiny_coco', 'segmentation/upernet_swinv2_tiny_640_ade20k'],
+)
+def test_every_model_is_measured_at_the_same_size(name):
+    """And not at the size that its recipe pads batches to."""
+    pytest.importorskip('mmseg')
+    cfg = measuring.without_padding(load(name))
+    batch = example_batch(cfg, (measuring.SIDE, measuring.SIDE), 2)
+    init_default_scope(cfg.default_scope)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    assert preprocessor(batch, training=True)['inputs'].shape == (2, 3, 256, 256)
 
 
 def test_results_are_added_to_the_file(results, tmp_path):
