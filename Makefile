@@ -1,5 +1,6 @@
-# make demo [TASK=detection], make test: each sets up .venv first where that is needed. An environment
-# of your own that has mmdet and mmseg is used instead: make test PYTHON=/path/to/its/bin/python
+# make demo [TASK=detection], make test: each sets up .venv first where that is needed, or .venv-onedl,
+# with the maintained forks of OpenMMLab's packages: make test STACK=onedl. An environment of your own
+# that has mmdet and mmseg is used instead: make test PYTHON=/path/to/its/bin/python
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 HAS_STACK = all(map(importlib.util.find_spec, ("torch", "mmengine", "mmdet", "mmseg")))
 ifneq ($(filter command environment,$(origin PYTHON)),)
@@ -9,25 +10,34 @@ TASK ?= segmentation
 ifeq ($(filter segmentation detection,$(TASK)),)
     $(error TASK: got '$(TASK)', allowed: segmentation or detection)
 endif
-RUN := $(if $(filter True,$(OWN)),$(PYTHON),.venv/bin/python)
+STACK ?= official
+ifeq ($(filter official onedl,$(STACK)),)
+    $(error STACK: got '$(STACK)', allowed: official or onedl)
+endif
+VENV := $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
+RUN := $(if $(filter True,$(OWN)),$(PYTHON),$(VENV)/bin/python)
+BOOTSTRAP := tools/misc/bootstrap.py --stack $(STACK)
 
 # Goals that are no files, or folders that are always looked into.
-.PHONY: .venv/implementations .venv/triton env demo data/shapes test test-slow test-cpus coverage \
-	parity parity-record benchmark zoo gpu-compile gpu-wheels gpu-report lint types floors docs
+.PHONY: .venv/implementations .venv/triton env env-segmentation demo data/shapes test test-slow test-cpus \
+	coverage parity parity-record benchmark zoo gpu-compile gpu-wheels gpu-report lint types floors docs
+
+# For segmentation, nothing of mmcv has to be compiled.
+env-segmentation: WITHOUT := --without-operators
 
 ifeq ($(OWN),True)
-env:
+env env-segmentation:
 	@echo "-- using the environment of $(PYTHON), which has mmdet and mmseg"
 else
-env:
+env env-segmentation:
 	@command -v $(PYTHON) >/dev/null || { echo "error: no Python found; on Debian: apt install python3.11" >&2; exit 2; }
-	@$(PYTHON) tools/misc/bootstrap.py
+	@$(PYTHON) $(BOOTSTRAP) $(WITHOUT)
 endif
 
 data/shapes: env
 	@$(RUN) tools/dataset_converters/make_shapes.py --out $@
 
-demo: env
+demo: $(if $(filter segmentation,$(TASK)),env-segmentation,env)
 	@$(RUN) tools/demo.py --task $(TASK)
 
 # One thread per worker.
@@ -48,9 +58,9 @@ coverage: env
 
 # Against the other implementations (tools/benchmarking/implementations.py), a folder at a time.
 .venv/implementations: env
-	@$(RUN) tools/misc/bootstrap.py implementations
+	@$(RUN) $(BOOTSTRAP) implementations
 
-FOR_EACH_FOLDER = @set -e; for folder in $(CURDIR)/.venv/implementations/*/; do \
+FOR_EACH_FOLDER = @set -e; for folder in $(CURDIR)/$(VENV)/implementations/*/; do \
 	export SWINV2_IMPLEMENTATIONS=$$(basename $$folder) PYTHONPATH=$$folder;
 
 parity: .venv/implementations
@@ -80,7 +90,7 @@ zoo: env
 
 # For NVIDIA GPUs, docs/gpu.md. All kernels, compiled for GPUs that are not there: a few minutes.
 .venv/triton: env
-	@$(RUN) tools/misc/bootstrap.py triton
+	@$(RUN) $(BOOTSTRAP) triton
 
 gpu-compile: .venv/triton
 	@$(RUN) tools/analysis_tools/gpu_compile.py

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.misc.bootstrap import ROOT, pinned
+from tools.misc.stacks import ROOT, STACKS
 
 FOLDER = Path(ROOT, '.gpu_wheels')
 PYTHON_VERSION = '3.12'
@@ -30,7 +30,7 @@ _PLATFORMS = ('manylinux_2_28_x86_64', 'manylinux_2_27_x86_64', 'manylinux2014_x
 
 def command(folder: Path) -> list[str]:
     """The call of pip that downloads the wheels."""
-    pins = [f'{name}=={pinned(name)}' for name in PACKAGES]
+    pins = [STACKS['official'].requirement(name) for name in PACKAGES]
     pins += [f'{name}=={version}' for name, version in OTHER_VERSIONS.items()]
     target = ['--only-binary=:all:', '--implementation', 'cp', '--python-version', PYTHON_VERSION]
     for platform in _PLATFORMS:
