@@ -69,7 +69,9 @@ def replace_opencv_without_libgl(stack):
 def fingerprint(stack, operators):
     """What an environment is made from, with mmcv's operators or without."""
     folder = os.path.dirname(os.path.abspath(__file__))
-    files = [os.path.join(folder, name + '.py') for name in ('bootstrap', 'compiled_mmcv', 'stacks')]
+    files = [
+        os.path.join(folder, name + '.py') for name in ('bootstrap', 'compiled_mmcv', 'stacks')
+    ]
     parts = [ROOT, str(stack.pins()), *map(read, [*files, os.path.join(ROOT, 'setup.py')])]
     digest = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
     return digest + (' with operators' if operators else ' without operators')
