@@ -51,7 +51,9 @@ def cpu_info() -> dict[str, str]:
 def version(library: str, implementations_folder: Path) -> str | None:
     """The version of a library that the workers import, or None if it is not installed."""
     path = [*(str(folder) for folder in sorted(implementations_folder.glob('*'))), *sys.path]
-    return next((each.version for each in metadata.distributions(name=library, path=path)), None)
+    names = library, 'onedl-' + library  # the maintained forks of OpenMMLab's
+    found = (each for name in names for each in metadata.distributions(name=name, path=path))
+    return next((each.version for each in found), None)
 
 
 def commit() -> str | None:

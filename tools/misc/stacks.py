@@ -103,7 +103,11 @@ STACKS = {
     # isolation, as pip does by default.
     'onedl': Stack(
         os.path.join(ROOT, '.venv-onedl'),
-        {'mmdet': 'onedl-mmdetection', **{name: 'onedl-' + name for name in _FORKED}},
+        {
+            **{name: 'onedl-' + name for name in _FORKED},
+            'mmdet': 'onedl-mmdetection',
+            'model-index': 'modelindex',
+        },
         'onedl-mmcv',
         os.path.join(ROOT, 'constraints-onedl.txt'),
     ),

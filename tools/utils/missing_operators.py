@@ -27,7 +27,8 @@ class _MissingOperators(ModuleType):
 
             raise UserError(
                 f"the model needs mmcv's compiled operator '{name}', and mmcv is installed "
-                'without its operators: run `make env`, or see docs/installation.md'
+                'without its operators: run `make env`, with STACK=onedl for the forks, or see '
+                'docs/installation.md'
             )
 
         return missing

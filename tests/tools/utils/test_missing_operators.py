@@ -71,7 +71,7 @@ def test_an_operator_that_is_called_is_named(lite):
     assert result.stdout == '1.0\n', result.stderr
     assert result.stderr.splitlines()[-1].endswith(
         "UserError: the model needs mmcv's compiled operator 'nms', and mmcv is installed without "
-        'its operators: run `make env`, or see docs/installation.md'
+        'its operators: run `make env`, with STACK=onedl for the forks, or see docs/installation.md'
     )
 
 
