@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinv2_backbone import SwinTransformerV2
+from tools.utils.detectors import onnx_operators
 from tools.utils.errors import UserError
 from tools.utils.runtimes import load_exported, set_openvino_precision
 
@@ -133,6 +134,7 @@ def write_onnx(model: nn.Module, image: Tensor, outputs: list[str], path: Path, 
         dynamo=True,
         verbose=False,
         optimize=False,
+        custom_translation_table=onnx_operators(),
     )
     limits = dict(input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT)
     optimizer.optimize_ir(program.model, **limits)
