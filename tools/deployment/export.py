@@ -1,7 +1,7 @@
-"""Write a segmentor, or the backbone of any config, for other runtimes, and compare it with torch.
+"""Write a segmentor, a detector or a backbone for other runtimes, and compare it with torch.
 
-A file takes normalized images (B, 3, H, W). It returns the logits at the size of the images, or the
-backbone's maps. One that differs from torch is not kept.
+A file takes normalized images (B, 3, H, W). It returns the logits at the size of the images, the
+detections of Faster or Mask R-CNN, or the backbone's maps. One that differs from torch is not kept.
 """
 
 import argparse
@@ -24,8 +24,10 @@ from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.compat import allow_mmengine_checkpoints
 from tools.engine.runner import check_checkpoint, load_config, use_checkpoint
 from tools.utils import cli
+from tools.utils.detections import compare_detections
+from tools.utils.detectors import OUTPUTS, Detector
 from tools.utils.errors import UserError
-from tools.utils.export import Segmentor, compare, kept_if_it_passes, write
+from tools.utils.export import TOLERANCE, Segmentor, compare, kept_if_it_passes, write
 from tools.utils.images import find_images, open_image, to_tensor
 from tools.utils.runtimes import FORMATS, require
 
@@ -75,7 +77,7 @@ def parse_args() -> argparse.Namespace:
         '--part',
         choices=['model', 'backbone'],
         default='model',
-        help='the whole segmentor, or the backbone of any model',
+        help='the whole segmentor or detector, or the backbone of any model',
     )
     args = parser.parse_args()
     if len(args.size) > 2:
@@ -111,12 +113,14 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
         model.backbone.set_window_size(args.window_size.size)
     if args.part == 'backbone':
         return model.backbone, [f'map{i}' for i in range(len(model.backbone.out_channels))]
-    if not hasattr(model, 'decode_head'):
+    if hasattr(model, 'decode_head'):
+        return Segmentor(model).eval(), ['logits']
+    if args.format not in ('onnx', 'openvino') or args.batch > 1:
         raise UserError(
-            f"config '{args.config}': is no segmentor; of other models only the backbone can be "
-            'exported, with --part backbone'
+            f'--format: got {args.format} with --batch {args.batch}, allowed for a detector: onnx '
+            'or openvino, with --batch 1'
         )
-    return Segmentor(model).eval(), ['logits']
+    return Detector(model).eval(), OUTPUTS[: 4 if model.with_mask else 3]
 
 
 def read_images(args: argparse.Namespace, count: int) -> list[Tensor]:
@@ -151,7 +155,10 @@ def main() -> None:
     with kept_if_it_passes(args.out) as partial:
         options = args.dynamic, args.precision, images
         write(deepcopy(model), images[0], outputs, partial, *options)
-        found = compare(model, compared, partial, args.precision)
+        if isinstance(model, Detector):
+            found = compare_detections(model, compared, partial, args.precision, TOLERANCE)
+        else:
+            found = compare(model, compared, partial, args.precision)
     size = 'every height and width' if args.dynamic else ' x '.join(map(str, images[0].shape[2:]))
     kind = 'images' if args.calibration else 'random values'
     print(

@@ -1,8 +1,11 @@
 """Testing an exported model: what its file computes takes the place of the torch model's own."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from tools.utils.detections import to_instances
 from tools.utils.errors import UserError
 from tools.utils.runtimes import Exported
 
@@ -13,11 +16,12 @@ def use_exported(model: nn.Module, exported: Exported) -> None:
     All around it stays: data preprocessor, sliding windows, test-time augmentation, evaluators.
 
     Args:
-        model: mmseg's EncoderDecoder for a file of a segmentor; for a file of a backbone, any model
-            with a backbone, whose heads then run in torch.
+        model: mmseg's EncoderDecoder for a file of a segmentor, mmdet's FasterRCNN or MaskRCNN for
+            one of a detector; for a file of a backbone, any model with a backbone, whose heads then
+            run in torch.
 
     Raises:
-        UserError: If the file is of a segmentor and the model is none.
+        UserError: If the file is of a segmentor or a detector and the model is none.
     """
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
@@ -29,8 +33,25 @@ def use_exported(model: nn.Module, exported: Exported) -> None:
         if not hasattr(model, 'decode_head'):
             raise UserError('--runtime: got the file of a segmentor, allowed: of a backbone')
         model.encode_decode = lambda images, metas: run(images)[0]
+    elif exported.outputs[:3] == ('boxes', 'scores', 'labels'):
+        if not hasattr(model, 'roi_head'):
+            raise UserError('--runtime: got the file of a detector, allowed: of a backbone')
+        model.predict = partial(_detect, model, exported)
     else:
         model.backbone.forward = run
+
+
+def _detect(
+    model: nn.Module, exported: Exported, images: Tensor, samples: list, rescale: bool = True
+) -> list:
+    """As `model.predict`, with the detections of a file."""
+    _check_size(images, exported)
+    found = [[x.to(images.device) for x in exported(image[None])] for image in images]
+    instances = [
+        to_instances(model, each, sample.metainfo, rescale)
+        for each, sample in zip(found, samples, strict=True)
+    ]
+    return model.add_pred_to_datasample(samples, instances)
 
 
 def _check_size(images: Tensor, exported: Exported) -> None:
