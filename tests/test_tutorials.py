@@ -28,7 +28,7 @@ MADE = {
         'work_dirs/upernet_mine/predictions/drawn/00000.png',
         'work_dirs/mask_rcnn_mine/iter_20.pth',
     ),
-    'larger_window': ('work_dirs/window_8/iter_60.pth', 'work_dirs/window_16/iter_60.pth'),
+    'larger_window': ('work_dirs/window_8/iter_60.pth', 'work_dirs/window_16/iter_20.pth'),
     'convert_weights': (
         'checkpoints/for_transformers/config.json',
         'checkpoints/for_timm.pth',
@@ -74,7 +74,7 @@ def follow(page, clone):
             (clone / named[1]).write_text(code)
             continue
         command = ['bash', '-euc', code] if language == 'bash' else [sys.executable, '-c', code]
-        result = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=3600)
         assert result.returncode == 0, f'{code}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}'
     missing = [path for path in MADE[page.stem] if not (clone / path).is_file()]
     assert missing == []
