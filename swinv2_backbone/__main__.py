@@ -13,6 +13,7 @@ COMMANDS = {
     'train': 'train.py',
     'test': 'test.py',
     'predict': 'predict.py',
+    'app': 'app.py',
     'convert': 'model_converters/convert_checkpoint.py',
     'export': 'deployment/export.py',
     'check-data': 'misc/check_dataset.py',

@@ -10,15 +10,14 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints.files import atomic_file
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model
 from tools.utils.images import open_image, to_tensor
+from tools.utils.maps import colors, feature_maps
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,44 +42,6 @@ def parse_args() -> argparse.Namespace:
         help='the file to write, .png or .pdf',
     )
     return parser.parse_args()
-
-
-def colors(maps: list[Tensor]) -> list[Tensor]:
-    """Feature maps ``(C, H, W)`` as images ``(H, W, 3)`` with values from 0 to 1.
-
-    Red, green and blue are the first three principal components of all maps together, so that
-    a color means the same in each; the lowest and the highest percent are clipped.
-    """
-    tokens = torch.cat([each.flatten(1).t() for each in maps]).double()
-    tokens -= tokens.mean(0)
-    # From the covariance, because there are many tokens and few channels. The sign of a component
-    # is arbitrary and depends on the machine, so the largest entry is made positive.
-    basis = torch.linalg.eigh(tokens.t() @ tokens).eigenvectors.flip(1)[:, :3]
-    basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
-    parts = tokens @ basis
-    low, high = torch.quantile(
-        parts[:: max(1, len(parts) // 100_000)],
-        torch.tensor([0.01, 0.99], dtype=parts.dtype),
-        dim=0,
-    )
-    parts = ((parts - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    sizes = [each.shape[1:] for each in maps]
-    return [
-        part.unflatten(0, size)
-        for part, size in zip(parts.split([size.numel() for size in sizes]), sizes, strict=True)
-    ]
-
-
-@torch.no_grad()
-def feature_maps(
-    model: SwinTransformerV2, image: Tensor, windows: list[cli.Window]
-) -> list[list[Tensor]]:
-    """For each window, the map ``(C, H, W)`` of each stage."""
-    found = []
-    for window in windows:
-        with model.window_size_as(window.size):
-            found.append([each[0] for each in model(image[None])])
-    return found
 
 
 def distance(maps: Tensor, reference: Tensor) -> float:
@@ -125,7 +86,7 @@ def main() -> None:
     model, _ = load_model(args)
     image = open_image(args.image)
     image = ImageOps.scale(image, args.size / min(image.size))  # bicubic
-    maps = feature_maps(model, to_tensor(image), args.windows)
+    maps = feature_maps(model, to_tensor(image), [window.size for window in args.windows])
     figure = draw(
         image,
         maps,

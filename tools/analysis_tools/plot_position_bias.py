@@ -12,17 +12,16 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-import torch
 from torch import Tensor
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.checkpoints import arch_of
 from swinv2_backbone.checkpoints.files import atomic_file
-from swinv2_backbone.layers.position_bias import position_bias
 from swinv2_backbone.layers.windows import Pair
 from tools.utils import cli
 from tools.utils.checkpoint_model import add_arguments, load_model
 from tools.utils.errors import UserError
+from tools.utils.maps import center_bias
 
 _HEADS_PER_ROW = 12
 
@@ -82,25 +81,6 @@ class Row:
     title: str
     heads: range  # Counted from 0.
     bias: Tensor  # (heads, Wh, Ww)
-
-
-@torch.no_grad()
-def center_bias(model: SwinTransformerV2, stage: int, block: int, window: Pair) -> Tensor:
-    """The bias from the center token to each token of a window: ``(nH, Wh, Ww)``.
-
-    Raises:
-        UserError: If there is no such layer.
-    """
-    depths = [len(each.blocks) for each in model.layers]
-    if stage >= len(depths) or block >= depths[stage]:
-        raise UserError(
-            f'--layers: got {stage}.{block}; the checkpoint has blocks from 0 to '
-            + ', '.join(f'{i}.{depth - 1}' for i, depth in enumerate(depths))
-        )
-    layers = model.layers[stage]
-    bias = position_bias(layers.blocks[block].attn.cpb_mlp, window, layers.pretrained_window)
-    center = window[0] // 2 * window[1] + window[1] // 2
-    return bias[:, center].unflatten(1, window)
 
 
 def rows_of(model: SwinTransformerV2, name: str, args: argparse.Namespace) -> list[Row]:

@@ -57,6 +57,15 @@ def _crop(mask: np.ndarray, top: int, left: int) -> MaskCrop:
     return MaskCrop(top + int(rows[0]), left + int(columns[0]), pixels)
 
 
+def enlarged(found: Detections, factor: int) -> Detections:
+    """The same detections in an image that is larger by an integer factor."""
+    masks = found.masks and [
+        MaskCrop(top * factor, left * factor, pixels.repeat(factor, 0).repeat(factor, 1))
+        for top, left, pixels in found.masks
+    ]
+    return found._replace(boxes=found.boxes * factor, masks=masks)
+
+
 def touches_inner_border(boxes: Tensor, tile: Tile, height: int, width: int) -> Tensor:
     """Which boxes end at a border of their tile that is none of the image: ``(N,)``."""
     (top, bottom), (left, right) = tile.rows[:2], tile.columns[:2]

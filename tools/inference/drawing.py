@@ -19,8 +19,11 @@ SIDE = 2048
 
 
 def make_visualizer(cfg: Config, metainfo: dict) -> Visualizer:
-    """The visualizer of a config, which writes nothing by itself."""
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, save_dir=None))
+    """A visualizer of a config's class, which writes nothing by itself."""
+    options = dict(cfg.visualizer, vis_backends=None, save_dir=None)
+    # Not by `build`: it returns the one that a config before has made, if there is one.
+    with VISUALIZERS.switch_scope_and_registry(cfg.default_scope) as registry:
+        visualizer = registry.get(options.pop('type'))(**options)
     visualizer.dataset_meta = metainfo
     return visualizer
 

@@ -19,6 +19,47 @@ from tools.inference.drawing import (
 from tools.inference.tiles import Tile
 
 
+def segment(
+    model: nn.Module, image: np.ndarray, tiles: Iterable[Tile]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each pixel of a BGR image, ``(H, W)``, and the number of pixels of each class.
+
+    Args:
+        model: Of mmseg, by :func:`tools.inference.model.load_model`.
+    """
+    from mmseg.apis import inference_model
+
+    # Only what a tile answers for is kept: neither logits nor int64 labels of the whole image.
+    counts = np.zeros(len(model.dataset_meta['classes']), np.int64)
+    labels = np.empty(image.shape[:2], np.uint8 if len(counts) <= 256 else np.uint16)
+    for tile in tiles:
+        sample = inference_model(model, image[tile.outer])
+        found = sample.pred_sem_seg.data[0][tile.own_inside].cpu().numpy()
+        labels[tile.own] = found
+        counts += np.bincount(found.ravel().astype(np.int64), minlength=len(counts))
+    return labels, counts
+
+
+def detect(
+    model: nn.Module, image: np.ndarray, tiles: Iterable[Tile], score_thr: float
+) -> detection.Detections:
+    """The detections in a BGR image, highest score first.
+
+    Args:
+        model: Of mmdet, by :func:`tools.inference.model.load_model`.
+        score_thr: The smallest score.
+    """
+    from mmdet.apis import inference_detector
+
+    (height, width), parts, cut = image.shape[:2], [], []
+    for tile in tiles:
+        part = np.ascontiguousarray(image[tile.outer])
+        sample = inference_detector(model, part, model.test_pipeline)
+        parts.append(detection.of_tile(sample.pred_instances, score_thr, tile))
+        cut.append(detection.touches_inner_border(parts[-1].boxes, tile, height, width))
+    return detection.merge(parts, cut)
+
+
 class Segmenting:
     """Predicts label maps with mmseg: PNG files, and one JSON file with the pixels of each class.
 
@@ -34,16 +75,7 @@ class Segmenting:
 
     def __call__(self, name: str, image: np.ndarray, tiles: Iterable[Tile]) -> np.ndarray:
         """Predict an image, write its label map, and return it drawn."""
-        from mmseg.apis import inference_model
-
-        # Only what a tile answers for is kept: neither logits nor int64 labels of the whole image.
-        labels = np.empty(image.shape[:2], np.uint8 if len(self.classes) <= 256 else np.uint16)
-        counts = np.zeros(len(self.classes), np.int64)
-        for tile in tiles:
-            sample = inference_model(self.model, image[tile.outer])
-            found = sample.pred_sem_seg.data[0][tile.own_inside].cpu().numpy()
-            labels[tile.own] = found
-            counts += np.bincount(found.ravel().astype(np.int64), minlength=len(counts))
+        labels, counts = segment(self.model, image, tiles)
         path = png_path(self.out_dir / 'labels', name)
         write_image(path, labels)
         self.images.append(
@@ -80,16 +112,8 @@ class Detecting:
 
     def __call__(self, name: str, image: np.ndarray, tiles: Iterable[Tile]) -> np.ndarray:
         """Predict an image, and return it drawn."""
-        from mmdet.apis import inference_detector
-
-        (height, width), parts, cut = image.shape[:2], [], []
-        for tile in tiles:
-            part = np.ascontiguousarray(image[tile.outer])
-            sample = inference_detector(self.model, part, self.model.test_pipeline)
-            parts.append(detection.of_tile(sample.pred_instances, self.score_thr, tile))
-            cut.append(detection.touches_inner_border(parts[-1].boxes, tile, height, width))
-        found = detection.merge(parts, cut)
-        image_id = len(self.images)
+        found = detect(self.model, image, tiles, self.score_thr)
+        (height, width), image_id = image.shape[:2], len(self.images)
         self.images.append(dict(id=image_id, file_name=name, height=height, width=width))
         self.results += detection.coco_results(found, image_id, height, width)
         return draw_detections(self.visualizer, image, found)

@@ -37,6 +37,11 @@ RUNTIMES = tuple(_RUNTIMES)
 EXTRA = "pip install '.[deploy]'"
 
 
+def files_for(path: Path) -> list[str]:
+    """The runtimes that an exported file is for, by its suffix."""
+    return [name for name, suffixes in _RUNTIMES.items() if path.suffix in suffixes]
+
+
 def require(*packages: str) -> None:
     """Raise UserError if a package is missing."""
     missing = [name for name in packages if not find_spec(name)]
@@ -58,7 +63,7 @@ def load_exported(path: Path, runtime: str | None = None) -> Exported:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"file '{path}' does not exist; tools/deployment/export.py writes one")
-    if runtime and path.suffix not in _RUNTIMES[runtime]:
+    if runtime and runtime not in files_for(path):
         allowed = ' or '.join(_RUNTIMES[runtime])
         raise UserError(f"--runtime: got {runtime} with '{path}', allowed: a {allowed} file")
     readers = {'.onnx': _onnxruntime, '.xml': _openvino, '.pt': _torchscript, '.pt2': _program}

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from tests.helpers.models import SMALL_ARCH, randomize_parameters
+from tests.helpers.models import SMALL_ARCH
 from tests.helpers.scripts import call, error_line
 
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('matplotlib')
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers.position_bias import position_bias
 from tools.analysis_tools import plot_position_bias
 
 
@@ -21,18 +20,6 @@ def test_files(known, tmp_path):
     call(plot_position_bias.main, *arguments)
     assert Image.open(out[0]).width > 300
     assert out[1].read_bytes().startswith(b'%PDF')
-
-
-def test_center_bias_is_the_bias_of_the_center_token():
-    model = randomize_parameters(SwinTransformerV2(SMALL_ARCH)).eval()
-    stage = model.layers[2]
-    shown = plot_position_bias.center_bias(model, 2, 1, (5, 4))
-    with torch.no_grad():
-        bias = position_bias(stage.blocks[1].attn.cpb_mlp, (5, 4), (8, 8))
-    assert shown.shape == (4, 5, 4)
-    for row in range(5):
-        for column in range(4):  # The center is in row 2, column 2.
-            assert torch.equal(shown[:, row, column], bias[:, 2 * 4 + 2, row * 4 + column])
 
 
 def test_panels_share_one_color_scale():
