@@ -86,6 +86,8 @@ setup(
         'vis': ['tensorboard', 'wandb'],
         # The site; `make docs` installs these alone.
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],
+        # tools/app.py
+        'demo': ['gradio>=6,<7'],
         'dev': [
             'pytest',
             'pytest-xdist',

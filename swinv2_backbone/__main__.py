@@ -1,6 +1,7 @@
 """`python -m swinv2_backbone`: the table of published checkpoints, and the tools by name."""
 
 import argparse
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -53,7 +54,10 @@ def main() -> None:
     parser.add_argument('command', nargs='?', choices=COMMANDS)
     command = parser.parse_args(sys.argv[1:2]).command
     if command is None:
-        print(format_table())
+        try:
+            print(format_table(), flush=True)
+        except BrokenPipeError:  # As of `| head`. At its end Python would flush again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     script = str(tools_folder() / COMMANDS[command])
     sys.argv = [script, *sys.argv[2:]]

@@ -1,6 +1,8 @@
 """`python -m swinv2_backbone`."""
 
+import os
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -19,6 +21,16 @@ def test_every_release_is_printed(monkeypatch, capsys):
     assert '[16, 16, 16, 8]' in line
     assert ' 82.8 ' in line
     assert 'MODELHUB.md' in line
+
+
+def test_a_reader_may_end_before_the_table():
+    """As `head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, '-m', 'swinv2_backbone']
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, '')
 
 
 def run(monkeypatch, *arguments):

@@ -272,7 +272,9 @@ def main() -> None:
     if args.exported and not listed:
         raise UserError('--exported: name the work dir that the files are of')
     explorer = Explorer(listed or list_below(Path('work_dirs')), args.device)
-    explorer.model(next(iter(explorer.listed)))  # What cannot be loaded is found before it serves.
+    explorer.model(
+        next(iter(explorer.listed)), TORCH
+    )  # What cannot be loaded is found before it serves.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with tempfile.TemporaryDirectory(prefix='swinv2_app_') as folder:
         os.environ.update(

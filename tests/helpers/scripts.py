@@ -51,14 +51,18 @@ def error_line(capsys: pytest.CaptureFixture, main: Callable[[], None], *args: o
     return message
 
 
-def start(script: str, *args: object, **kwargs) -> subprocess.Popen:
-    """Start a script in a process of its own. Its output is piped."""
+def start(script: str, *args: object, variables: dict | None = None, **kwargs) -> subprocess.Popen:
+    """Start a script in a process of its own. Its output is piped.
+
+    Args:
+        variables: Of its environment.
+    """
     return subprocess.Popen(
         [sys.executable, ROOT / script, *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **(variables or {})},
         **kwargs,
     )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.models import randomize_parameters
-from tests.helpers.scripts import ROOT
+from tests.helpers.scripts import ROOT, call
 
 _CONFIGS = {
     'segmentation': ROOT / 'configs/segmentation/upernet_swinv2_tiny_shapes.py',
@@ -94,3 +94,20 @@ def tasks(tmp_path_factory):
     torch.save({'state_dict': {'x': torch.ones(1)}}, made.weights)
     made.text.write_text('no checkpoint')
     return made
+
+
+@pytest.fixture(scope='session')
+def work_dirs(tasks, tmp_path_factory):
+    """A folder like `work_dirs`: a segmentor's and a detector's, made by tools/train.py.
+
+    The models are small and have learned next to nothing.
+    """
+    from tools import train
+
+    folder = tmp_path_factory.mktemp('trained') / 'work_dirs'
+    for task, config in tasks.configs.items():
+        options = '--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2'
+        call(train.main, config, '--work-dir', folder / f'{task}_shapes', *options)
+        for best in folder.glob('*/best_*.pth'):
+            best.unlink()
+    return folder

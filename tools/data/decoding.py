@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -48,11 +48,15 @@ def strict_decoding() -> Iterator[None]:
 
 
 @contextmanager
-def header(path: str) -> Iterator[Image.Image | None]:
-    """An image file of which Pillow has read the header alone; None if it cannot."""
+def header(path: str, formats: Sequence[str] | None = None) -> Iterator[Image.Image | None]:
+    """An image file of which Pillow has read the header alone; None if it cannot.
+
+    Args:
+        formats: As Pillow names them; only what reads these is called. None: all that it knows.
+    """
     with warnings.catch_warnings(action='ignore'):
         try:
-            image = Image.open(path)
+            image = Image.open(path, formats=formats)
         except Exception:  # Of any of its plugins.
             image = None
     if image is None:

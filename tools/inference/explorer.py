@@ -63,7 +63,7 @@ class Explorer:
         self.listed, self.device = listed, torch.device(device)
         self.model = lru_cache(_MODELS)(self._load)
 
-    def _load(self, name: str, runtime: str = TORCH) -> nn.Module:
+    def _load(self, name: str, runtime: str) -> nn.Module:
         """A listed model, with an exported file in its place unless the runtime is torch.
 
         Raises:
@@ -106,7 +106,7 @@ class Explorer:
 
     def features(self, name: str, window: Window | None, image: np.ndarray) -> Shown:
         """The feature maps of a BGR image, scaled down, computed by torch; one pixel per token."""
-        backbone = self.model(name).backbone
+        backbone = self.model(name, TORCH).backbone
         factor = min(1.0, _FEATURES_SIDE / max(image.shape[:2]))
         size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
@@ -122,7 +122,7 @@ class Explorer:
 
     def bias(self, name: str, window: Window | None) -> list[tuple[str, Shown]]:
         """For each stage, a title and the position bias of each head of its first block."""
-        backbone = self.model(name).backbone
+        backbone = self.model(name, TORCH).backbone
         with _window_of(backbone, window):
             windows = backbone.window_size
         stages = []

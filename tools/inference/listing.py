@@ -100,14 +100,11 @@ def _models_of(folder: Path, exported: list[Path]) -> list[Listed]:
     newest = folder / Path(newest).name
     names = ('best_*.pth', 'iter_*.pth', 'epoch_*.pth')
     others = [path for pattern in names for path in sorted(folder.glob(pattern))]
-    files = exported + sorted(path for path in folder.iterdir() if files_for(path))
-    runtimes = {TORCH: None} | {
-        runtime: path
-        for runtime in RUNTIMES
-        if find_spec(runtime)
-        for path in reversed(files)
-        if runtime in files_for(path)
-    }
+    files = exported + sorted(folder.glob('*.xml')) + sorted(folder.glob('*.onnx'))
+    runtimes = {TORCH: None}
+    for runtime in filter(find_spec, RUNTIMES):
+        if fitting := [path for path in files if runtime in files_for(path)]:
+            runtimes[runtime] = fitting[0]
     return [
         Listed(TASKS[scope], configs[-1], path, runtimes if path == newest else {TORCH: None})
         for path in dict.fromkeys([newest, *others])

@@ -12,7 +12,7 @@ from tools.inference.sources import read_image
 from tools.utils.errors import UserError
 
 # As Pillow names them. Each is decoded by OpenCV, and Pillow reads its size from the header alone.
-FORMATS = ('PNG', 'JPEG', 'MPO', 'WEBP', 'BMP', 'TIFF', 'GIF')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF', 'GIF')
 MAX_BYTES, MAX_PIXELS = 20 * 2**20, 2**24
 # A narrow image of few pixels may be cut into thousands of tiles.
 MAX_SIDE = 2**14
@@ -28,19 +28,18 @@ def read_upload(path: Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PI
     Of an animation or a file of several pages, the first.
 
     Raises:
-        Refused: If it has too many bytes; if it is no image, or, as its header says, of another
-            format or of too many pixels, which are then not decoded; or if it is damaged.
+        Refused: If it has too many bytes; if it is no image of :data:`FORMATS`; if its header says
+            that it has too many pixels, which are then not decoded; or if it is damaged.
     """
     if (num_bytes := path.stat().st_size) > max_bytes:
         raise Refused(f'The file has {num_bytes:,} bytes, allowed: {max_bytes:,}.')
     # Pillow's own limit would make the header of a larger image unreadable.
-    with mock.patch.object(Image, 'MAX_IMAGE_PIXELS', None), header(str(path)) as image:
-        found = image and (image.format, *image.size)
-    if found is None or found[0] not in FORMATS:
-        kind = f'a {found[0]} file' if found else 'no image'
-        allowed = ', '.join(each for each in FORMATS if each != 'MPO')
-        raise Refused(f'The file is {kind}, allowed: {allowed}.')
-    _, width, height = found
+    with mock.patch.object(Image, 'MAX_IMAGE_PIXELS', None), header(str(path), FORMATS) as image:
+        size = image and image.size
+    if size is None:
+        allowed = ', '.join(FORMATS)
+        raise Refused(f'The file is no image, or one of another format; allowed: {allowed}.')
+    width, height = size
     if width * height > max_pixels:
         raise Refused(
             f'The image has {width:,} x {height:,} = {width * height:,} pixels, allowed: '
