@@ -37,6 +37,8 @@ _WAITING = 20
 _TITLE = 'SwinV2 as a backbone'
 _CSS = """
 .gradio-container {max-width: 1400px !important}
+.drawn :is(.image-container, button, .image-frame, img) {width: 100% !important}
+.drawn img {max-height: 80vh; object-fit: contain}
 .found {list-style: none; padding: 0; margin: 0}
 .found span {display: inline-block; width: 1em; height: 1em; border-radius: 3px;
     margin-right: .6em; vertical-align: -.1em; border: 1px solid #888}
@@ -215,7 +217,12 @@ def build_page(explorer: Explorer, args: argparse.Namespace) -> 'gr.Blocks':
                 run = gr.Button('Predict', variant='primary')
             with gr.Column(scale=2, min_width=300), gr.Tabs():
                 with gr.Tab('Prediction'):
-                    drawn = gr.Image(label='prediction', format='png', buttons=['fullscreen'])
+                    drawn = gr.Image(
+                        label='prediction',
+                        format='png',
+                        buttons=['fullscreen'],
+                        elem_classes='drawn',
+                    )
                     found = gr.HTML()
                 with gr.Tab('Features'):
                     gr.Markdown(

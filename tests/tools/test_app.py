@@ -172,7 +172,7 @@ class Visitor:
 
     def __init__(self, browser, served):
         self.page = browser.new_context().new_page()
-        self.page.set_default_timeout(120_000)
+        self.page.set_default_timeout(60_000)
         self.hosts = set()
         self.page.on('request', lambda each: self.hosts.add(each.url.partition('/gradio')[0]))
         self.page.goto(served.address)
@@ -180,17 +180,22 @@ class Visitor:
         self.button.wait_for()
 
     def send(self, path):
-        with self.page.expect_response('**/upload*') as response:
+        with self.page.expect_response(lambda each: each.request.method == 'POST') as response:
             self.page.set_input_files('input[type=file]', path)
         return response.value.status
 
     def result(self):
         """What was found, and the source of the first feature map."""
+        self.tab('Prediction')
         found = self.page.locator('.found')
         found.wait_for()
+        self.tab('Features')
         shown = self.page.locator('.maps img').first
-        shown.wait_for(state='attached')
-        return found.inner_text(), shown.get_attribute('src')
+        shown.wait_for()
+        return found.text_content(), shown.get_attribute('src')
+
+    def tab(self, name):
+        self.page.get_by_role('tab', name=name).click()
 
     def error(self):
         return self.page.locator('.toast-body').first.inner_text()
@@ -211,11 +216,11 @@ def test_an_image_is_predicted_and_the_window_changes_the_result(visitor, image)
     visitor.button.click()
     found, before = visitor.result()
     assert '% of the pixels' in found
-    visitor.page.get_by_role('tab', name='Bias').click()
-    stage = visitor.page.get_by_text('stage 1, window 8 x 8:')
-    stage.wait_for()
+    visitor.tab('Bias')
+    visitor.page.get_by_text('stage 1, window 8 x 8:').wait_for()
     visitor.choose('attention window', '2')
     visitor.button.click()
+    visitor.tab('Bias')
     visitor.page.get_by_text('stage 1, window 2 x 2:').wait_for()
     assert visitor.result()[1] != before
     assert {each for each in visitor.hosts if '127.0.0.1' not in each} == set()
@@ -231,7 +236,7 @@ def test_the_task_changes_the_checkpoints(visitor, image):
 
 
 @pytest.mark.slow
-def test_other_files_are_refused(visitor, tmp_path):
+def test_other_files_are_refused(visitor, served, tmp_path):
     text, large = tmp_path / 'text.png', tmp_path / 'large.png'
     text.write_text('no image')
     large.write_bytes(bytes(200_000))
@@ -244,8 +249,12 @@ def test_other_files_are_refused(visitor, tmp_path):
     assert 'The file is no image' in visitor.error()
     visitor.page.reload()
     visitor.button.wait_for()
-    assert visitor.send(large) == 413
-    assert 'File size' in visitor.error()
+    visitor.page.set_input_files('input[type=file]', large)
+    assert 'exceed the maximum allowed size' in visitor.error()
+    # Nor past the browser.
+    form = {'files': dict(name='large.png', mimeType='image/png', buffer=bytes(200_000))}
+    upload = f'{served.address}/gradio_api/upload'
+    assert visitor.page.request.post(upload, multipart=form).status == 413
 
 
 @pytest.mark.slow
