@@ -74,7 +74,7 @@ def follow(page, clone):
             (clone / named[1]).write_text(code)
             continue
         command = ['bash', '-euc', code] if language == 'bash' else [sys.executable, '-c', code]
-        result = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=3600)
+        result = subprocess.run(command, cwd=clone, capture_output=True, text=True)
         assert result.returncode == 0, f'{code}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}'
     missing = [path for path in MADE[page.stem] if not (clone / path).is_file()]
     assert missing == []
