@@ -271,6 +271,12 @@ def serve(page: 'gr.Blocks', args: argparse.Namespace) -> None:
     page.block_thread()
 
 
+def stop(*_) -> None:
+    """End the program, once: a second signal must not interrupt the removal of visitors' files."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
 def main() -> None:
     args = parse_args()
     if not find_spec('gradio'):
@@ -279,10 +285,9 @@ def main() -> None:
     if args.exported and not listed:
         raise UserError('--exported: name the work dir that the files are of')
     explorer = Explorer(listed or list_below(Path('work_dirs')), args.device)
-    explorer.model(
-        next(iter(explorer.listed)), TORCH
-    )  # What cannot be loaded is found before it serves.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    # What cannot be loaded is found before it serves.
+    explorer.model(next(iter(explorer.listed)), TORCH)
+    signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix='swinv2_app_') as folder:
         os.environ.update(
             GRADIO_TEMP_DIR=folder,

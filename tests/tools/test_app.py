@@ -162,6 +162,7 @@ def served(work_dirs, tmp_path_factory):
         time.sleep(1)
     yield SimpleNamespace(address=address, temporary=temporary)
     process.terminate()
+    process.terminate()  # As `timeout` and a service manager may do.
     output = process.communicate(timeout=60)[0]
     assert 'Traceback' not in output, output
     assert list(temporary.glob('swinv2_app_*')) == []
