@@ -160,6 +160,19 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
 
+class _Iterator:
+    """The batches of a loader that begins where the training goes on."""
+
+    def __init__(self, batches: Iterator) -> None:
+        self.batches = batches
+
+    def __next__(self) -> object:
+        return next(self.batches)
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Skip nothing: those that were trained on are not among them."""
+
+
 class ResumableIterLoop(IterBasedTrainLoop):
     """An IterBasedTrainLoop that resumes without reading what it was trained on."""
 
@@ -169,10 +182,12 @@ class ResumableIterLoop(IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train."""
         if isinstance(self.dataloader, ResumableLoader):
-            # mmengine takes as many from the iterator as there were iterations, and discards them.
+            # mmengine takes as many from the iterator as there were iterations, and discards them;
+            # the maintained fork calls skip_iter instead.
             self.runner.logger.addFilter(lambda r: not str(r.msg).startswith('Advance dataloader'))
-            discarded = itertools.repeat(None, self._iter)
-            self.dataloader_iterator = itertools.chain(discarded, self._endless())
+            skips = hasattr(self.dataloader_iterator, 'skip_iter')
+            discarded = itertools.repeat(None, 0 if skips else self._iter)
+            self.dataloader_iterator = _Iterator(itertools.chain(discarded, self._endless()))
         return super().run()
 
     def _endless(self) -> Iterator:
