@@ -34,7 +34,13 @@ def test_extras_of_the_set_up():
     extras = read_extras()
     assert set(extras['openmmlab']) == {'mmcv', *bootstrap.OPENMMLAB}
     # (The others are large; tests that need them skip.)
-    assert set(extras) - set(bootstrap.EXTRAS.split(',')) == {'openmmlab', 'deploy', 'vis', 'docs'}
+    assert set(extras) - set(bootstrap.EXTRAS.split(',')) == {
+        'openmmlab',
+        'deploy',
+        'vis',
+        'docs',
+        'demo',
+    }
 
 
 @pytest.mark.parametrize('name', stacks.STACKS)
