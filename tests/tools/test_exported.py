@@ -17,12 +17,17 @@ POINTS = {'segmentation': ('mIoU', 1), 'detection': ('coco/segm_mAP', 100)}
 
 
 @pytest.mark.parametrize(
-    'task', ['segmentation', pytest.param('detection', marks=pytest.mark.slow)]
+    ('task', 'part'),
+    [
+        ('segmentation', 'model'),
+        pytest.param('detection', 'model', marks=pytest.mark.slow),
+        pytest.param('detection', 'backbone', marks=pytest.mark.slow),
+    ],
 )
-def test_a_file_has_the_scores_of_its_model(tasks, tmp_path, capfd, task):
-    """Within 0.1 points: a segmentor, and the backbone of a detector."""
+def test_a_file_has_the_scores_of_its_model(tasks, tmp_path, capfd, task, part):
+    """Within 0.1 points: a segmentor, a detector, and the backbone of a detector."""
     files, file = (tasks.configs[task], tasks.checkpoints[task]), tmp_path / 'model.onnx'
-    options = [] if task == 'segmentation' else ['--part', 'backbone', '--dynamic']
+    options = [] if part == 'model' else ['--part', 'backbone', '--dynamic']
     call(export.main, *files, '--out', file, '--size', 64, *options)
     call(test.main, *files, '--work-dir', tmp_path, '--runtime', 'onnxruntime', file)
     rows = json.loads((tmp_path / 'test_results.json').read_text())['results']
