@@ -23,7 +23,7 @@ NEEDED = {'deploy': ('onnxscript', 'onnxruntime', 'openvino', 'nncf')}
 MADE = {
     'quickstart': ('predictions/drawn/00000.png', 'predictions/labels/00000.png'),
     'own_data': (
-        'work_dirs/browse/00000.png',
+        'work_dirs/browse/0000_00000.png',
         'work_dirs/upernet_mine/curves.png',
         'work_dirs/upernet_mine/predictions/drawn/00000.png',
         'work_dirs/mask_rcnn_mine/iter_20.pth',
