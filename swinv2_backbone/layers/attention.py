@@ -127,13 +127,14 @@ class WindowAttention(nn.Module):
         """
         dropout = self.dropout
         qkv_bias, scale, bias = constants
+        if exporting() and not self.training:
+            attended = attend_exported(x, self.qkv.weight, qkv_bias, scale, bias, grid)
+            return self.proj_drop(linear(self.proj, attended))
         qkv = linear(self.qkv, x, qkv_bias)
         # (A table is for the Triton kernels, wherever the stage has chosen them.)
         if bias.ndim == 2 or (use_fused_attention() and not dropout):
             tokens = qkv.flatten(0, 2).unflatten(-1, (3, self.num_heads, -1))
             attended = attend(tokens, scale, bias, grid, self.windows_at_once).view_as(x)
-        elif exporting() and not self.training:
-            attended = attend_exported(qkv, scale, bias, grid)
         else:
             attended = attend_reference(qkv, scale, bias, grid, dropout)
         return self.proj_drop(linear(self.proj, attended))

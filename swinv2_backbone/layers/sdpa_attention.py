@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .precision import without_autocast
+from .precision import at_least_float32, without_autocast
 from .windows import WindowGrid, WindowGroup
 
 # Products of half precision with results in float32; torch 2.7 has none.
@@ -52,9 +52,11 @@ def attend_by_sdpa(
             for tokens in group.tokens.split(at_once):
                 windows = _gather(qkv, tokens)
                 queries_and_keys = windows[:, :, :2]
-                factor = _reciprocal_length(queries_and_keys)
+                # (Cast once: torch would do so for the lengths and again for the product.)
+                scaled = at_least_float32(queries_and_keys)
+                factor = _reciprocal_length(scaled)
                 factor[:, :, 0] *= scale[:, :, 0]
-                queries_and_keys *= factor
+                queries_and_keys.copy_(scaled.mul_(factor))
                 q, k, v = windows.permute(2, 0, 3, 1, 4)
                 attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
                 _scatter(attended.transpose(1, 2), tokens, group, out)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers.exported_attention import attend_exported
@@ -16,22 +17,29 @@ SIZES = [(1, 1), (3, 2), (4, 6), (8, 12), (9, 5), (4, 7), (11, 17)]
 
 
 def inputs(size, window, batch=2, heads=2, width=4):
-    """Random queries, keys and values, scale, and the bias of a window as a function of offset."""
-    qkv = torch.randn(batch, *size, 3 * heads * width, dtype=torch.float64)
-    qkv[0, 0, 0] = 0  # As of a blank token.
+    """A random map, projection and scale, and the bias of a window as a function of offset."""
+    channels = heads * width
+    x = torch.randn(batch, *size, channels, dtype=torch.float64)
+    x[0, 0, 0] = 0  # A blank token, whose key is 0.
+    weight, qkv_bias = torch.randn(3 * channels, channels + 1, dtype=torch.float64).split(
+        [channels, 1], 1
+    )
+    qkv_bias = qkv_bias.flatten().index_fill(0, torch.arange(channels, 2 * channels), 0)
     scale = 5 + torch.rand(heads, 1, 1, dtype=torch.float64)
     table = torch.randn(heads, 2 * WINDOW[0] - 1, 2 * WINDOW[1] - 1, dtype=torch.float64)
     rows, cols = (slice(f - w, f + w - 1) for f, w in zip(WINDOW, window, strict=True))
-    return qkv, scale, expand_table(table[:, rows, cols].flatten(1), window), table
+    bias = expand_table(table[:, rows, cols].flatten(1), window)
+    return x, (weight, qkv_bias), scale, bias, table
 
 
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize('size', SIZES)
 def test_equals_the_reference_attention(size, shifted):
     grid = WindowGrid.for_map(size, WINDOW, shifted)
-    qkv, scale, bias, _ = inputs(size, grid.window)
+    x, projection, scale, bias, _ = inputs(size, grid.window)
     assert_equal_to_rounding(
-        attend_exported(qkv, scale, bias, grid), attend_reference(qkv, scale, bias, grid)
+        attend_exported(x, *projection, scale, bias, grid),
+        attend_reference(F.linear(x, *projection), scale, bias, grid),
     )
 
 
@@ -40,11 +48,11 @@ def test_equals_the_reference_attention(size, shifted):
 def test_a_window_larger_than_the_map_changes_nothing(size, shifted):
     """A graph for any size has windows of one size, where eager shrinks them to the map."""
     grid = WindowGrid.for_map(size, WINDOW, shifted)
-    qkv, scale, bias, table = inputs(size, grid.window)
+    x, projection, scale, bias, table = inputs(size, grid.window)
     fixed = WindowGrid(size, WINDOW, shifted)
     assert_equal_to_rounding(
-        attend_exported(qkv, scale, expand_table(table.flatten(1), WINDOW), fixed),
-        attend_reference(qkv, scale, bias, grid),
+        attend_exported(x, *projection, scale, expand_table(table.flatten(1), WINDOW), fixed),
+        attend_reference(F.linear(x, *projection), scale, bias, grid),
     )
 
 
