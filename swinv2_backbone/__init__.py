@@ -15,11 +15,12 @@ if find_spec('mmengine') is None:
         "(docs/installation.md has the steps for all of OpenMMLab's stack)"
     )
 
+from .inference import compute_in_bfloat16
 from .optim import SwinV2LayerDecayConstructor
 from .swin_transformer_v2 import SwinTransformerV2
 from .version import __version__
 
-__all__ = ['SwinTransformerV2', 'SwinV2LayerDecayConstructor', '__version__']
+__all__ = ['SwinTransformerV2', 'SwinV2LayerDecayConstructor', '__version__', 'compute_in_bfloat16']
 
 # mmengine's hooks import opencv, which the backbone does without; on a server it may lack libGL.
 try:

@@ -1,30 +1,29 @@
-"""Time the exported backbone beside torch's: runtimes, precisions, static and dynamic files.
+"""Time exported backbones beside torch: runtimes, precisions, files of one size and of all.
 
-Each candidate has a process of its own, and in each round each runs once, one after the other, so
-that what slows the machine down slows all of them. The weights are random.
+Each row has a process of its own, and in each round each runs once, one after the other, so that
+what slows the machine down slows all of them. The weights and the image are random. Prints a table
+per window, in Markdown, under a header that says where and with what it ran.
 """
 
 import argparse
-import subprocess
+import dataclasses
 import sys
 import tempfile
 import time
-from copy import deepcopy
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch
-
-from swinv2_backbone import SwinTransformerV2
+from tools.benchmarking import machine, report
+from tools.benchmarking.cases import Case
+from tools.benchmarking.measurement import PAUSE, say
+from tools.benchmarking.process import Worker, WorkerError
 from tools.utils import cli
-from tools.utils.export import write, write_openvino
-from tools.utils.runtimes import RUNTIMES, load_exported, require
-from tools.utils.table import format_table
+from tools.utils.runtimes import require
+from tools.utils.table import markdown_table
 
-OUTPUTS = [f'map{i}' for i in range(4)]
+_TORCH = {'fp32': 'torch, float32', 'bf16': 'torch, bf16 autocast', 'bf16_weights': 'torch, bf16'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,101 +32,135 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=cli.positive, default=512, help='side of the image')
     parser.add_argument('--rounds', type=cli.positive, default=10)
     parser.add_argument('--threads', type=cli.positive, default=2)
-    parser.add_argument('--arch', default='tiny')
-    parser.add_argument('--candidate', nargs=2, help=argparse.SUPPRESS)  # Of a worker process.
+    parser.add_argument('--arch', choices=['tiny', 'mini'], default='tiny')
+    parser.add_argument(
+        '--implementations',
+        nargs='*',
+        choices=['timm', 'transformers'],
+        default=[],
+        help='also the same backbone of these libraries, exported in the same way',
+    )
+    parser.add_argument('--no-int8', action='store_true', help='leave out int8, which needs nncf')
+    parser.add_argument(
+        '--implementations-folder',
+        type=Path,
+        default=Path(__file__).parents[2] / '.venv/implementations',
+        help='where `make .venv/implementations` installs them',
+    )
     return parser.parse_args()
 
 
-def build(args: argparse.Namespace, window: int) -> SwinTransformerV2:
-    torch.manual_seed(0)
-    model = SwinTransformerV2(args.arch, window_size=window, pretrained_window_sizes=8)
-    return model.eval()
+class Table:
+    """The rows of one window.
 
-
-def export_all(args: argparse.Namespace, window: int, folder: Path) -> list[tuple[str, str, str]]:
-    """Write all files of a window.
-
-    Returns:
-        For each candidate: its name in the table, the runtime, and the file ('' for torch).
+    Attributes:
+        workers: For each row, by its name, the process that runs it.
+        seconds: For each row, one number per round.
+        left_out: Why an implementation was left out, by its name.
     """
-    candidates = [('torch, float32', 'torch', ''), ('torch, bf16 autocast', 'autocast', '')]
-    model, image = build(args, window), torch.zeros(1, 3, args.size, args.size)
-    for kind in ('static', 'dynamic'):
-        onnx = folder / f'{kind}{window}.onnx'
-        write(deepcopy(model), image, OUTPUTS, onnx, dynamic=kind == 'dynamic')
-        candidates.append((f'onnxruntime, float32, {kind}', 'onnxruntime', str(onnx)))
-        for precision, name in (('fp32', 'float32'), ('bf16', 'bf16')):
-            file = folder / f'{kind}{window}_{precision}.xml'
-            write_openvino(onnx, file, precision)
-            candidates.append((f'OpenVINO, {name}, {kind}', 'openvino', str(file)))
-    return candidates
 
+    def __init__(self, args: argparse.Namespace, window: int, folder: Path):
+        self.args, self.window, self.folder = args, window, folder
+        self.workers: dict[str, Worker] = {}
+        self.seconds: dict[str, list[float]] = {}
+        self.left_out: dict[str, str] = {}
 
-def serve(args: argparse.Namespace) -> None:
-    """A worker process: for each line on standard input, run once and answer the seconds."""
-    runtime, file = args.candidate
-    torch.set_num_threads(args.threads)
-    image = torch.randn(1, 3, args.size, args.size)
-    exported = runtime in RUNTIMES
-    run = load_exported(Path(file), runtime) if exported else build(args, args.window_size[0])
-    for _ in range(2):
-        _timed(run, image, runtime)
-    print('ready', flush=True)
-    for _ in sys.stdin:
-        print(_timed(run, image, runtime), flush=True)
+    def _case(self, dtype: str = 'fp32') -> dict:
+        side = self.args.size
+        return dataclasses.asdict(Case('infer', side, side, self.window, 1, dtype))
 
+    def _start(self, implementation: str) -> Worker:
+        return Worker(implementation, self.args.implementations_folder, self.args.threads)
 
-def _timed(run: object, image: torch.Tensor, runtime: str) -> float:
-    started = time.perf_counter()
-    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, runtime == 'autocast'):
-        run(image)
-    return time.perf_counter() - started
+    def add_torch(self) -> None:
+        for dtype, name in _TORCH.items():
+            worker = self.workers[name] = self._start('ours')
+            options = dict(arch=self.args.arch, drop_path=0.0, device='cpu', compile=False)
+            options.update(implementation='ours', threads=self.args.threads)
+            worker.request('build', case=self._case(dtype), **options)
 
+    def add_exported(self, implementation: str, dynamic: bool) -> None:
+        """Export a backbone in all precisions, and start what runs the files.
 
-def measure(args: argparse.Namespace, window: int, candidates: list) -> dict[str, list[float]]:
-    """Seconds of each round, by the name of the candidate."""
-    workers = {}
-    try:
-        for name, *candidate in candidates:
-            options = {'window-size': window, 'size': args.size, 'threads': args.threads}
-            command = [f'--{key}={value}' for key, value in options.items()]
-            command += ['--arch', args.arch, '--candidate', *candidate]
-            workers[name] = subprocess.Popen(
-                [sys.executable, __file__, *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            while workers[name].stdout.readline() not in ('ready\n', ''):
-                pass  # What is logged meanwhile.
-        times = {name: [] for name in workers}
-        for _ in range(args.rounds):
-            for name, worker in workers.items():
-                print('run', file=worker.stdin, flush=True)
-                times[name].append(float(worker.stdout.readline()))
-        return times
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.communicate()
+        Raises:
+            WorkerError: If the implementation cannot be built or exported, or a file not be run.
+        """
+        kind = 'any size' if dynamic else 'one size'
+        onnx = self.folder / f'{implementation}_{kind}.onnx'.replace(' ', '_')
+        precisions = ['fp32', 'bf16']
+        if implementation == 'ours' and not dynamic and not self.args.no_int8:
+            precisions.append('int8')
+        say(f'window {self.window}: exporting {implementation}, {kind}')
+        exporter = self._start(implementation)
+        try:
+            files = exporter.request(
+                'export',
+                implementation=implementation,
+                case=self._case(),
+                arch=self.args.arch,
+                path=str(onnx),
+                dynamic=dynamic,
+                precisions=precisions,
+            )['files']
+        finally:
+            exporter.close()
+        who = '' if implementation == 'ours' else f'{implementation}: '
+        for runtime, precision, file in files:
+            name = f'{who}{runtime}, {precision.replace("fp32", "float32")}, {kind}'
+            worker = self.workers[name] = self._start('ours')
+            worker.request('load', file=file, size=self.args.size, threads=self.args.threads)
+
+    def measure(self) -> None:
+        for index in range(-1, self.args.rounds):
+            for name, worker in self.workers.items():
+                time.sleep(PAUSE)
+                seconds = worker.request('run')['seconds']
+                if index >= 0:
+                    self.seconds.setdefault(name, []).append(seconds)
+            say(f'window {self.window}: round {index + 1} of {self.args.rounds}')
+
+    def rows(self) -> list[list[str]]:
+        ours = next(iter(self.seconds.values()))
+        cells = [['', 'median ms', 'min ms', 'x torch float32']]
+        for name, times in self.seconds.items():
+            ratio = median(a / b for a, b in zip(ours, times, strict=True))
+            milliseconds = (f'{1e3 * each:.1f}' for each in (median(times), min(times)))
+            cells.append([name, *milliseconds, f'{ratio:.2f}'])
+        return cells
+
+    def run(self) -> None:
+        """Fill the table."""
+        try:
+            self.add_torch()
+            self.add_exported('ours', dynamic=False)
+            for name in self.args.implementations:
+                try:
+                    self.add_exported(name, dynamic=False)
+                except WorkerError as error:
+                    self.left_out[name] = str(error)
+                    say(f'{name} is left out: {error}')
+            self.add_exported('ours', dynamic=True)
+            self.measure()
+        finally:
+            for worker in self.workers.values():
+                worker.close()
 
 
 def main() -> None:
     args = parse_args()
-    if args.candidate:
-        serve(args)
-        return
-    require('onnx', 'onnxscript', 'onnxruntime', 'openvino')
+    require('onnx', 'onnxscript', 'onnxruntime', 'openvino', *['nncf'] * (not args.no_int8))
+    print('# Exported backbones, SwinV2\n')
+    described = machine.describe('cpu', args.threads, args.implementations_folder)
+    print('\n'.join(report.header(described)), flush=True)
     for window in args.window_size:
         with tempfile.TemporaryDirectory() as folder:
-            times = measure(args, window, export_all(args, window, Path(folder)))
-        first = median(next(iter(times.values())))
-        rows = [
-            [name, f'{median(t) * 1e3:.1f}', f'{min(t) * 1e3:.1f}', f'{first / median(t):.2f}x']
-            for name, t in times.items()
-        ]
-        title = f'{args.size}, window {window}'
-        print(format_table([[title, 'median ms', 'min ms', 'of torch'], *rows]), end='\n\n')
+            table = Table(args, window, Path(folder))
+            table.run()
+        print(f'\n## {args.size} x {args.size}, window {window}, batch 1\n')
+        print(markdown_table(table.rows()), flush=True)
+        for name, why in table.left_out.items():
+            print(f'\n- {name} is left out: {why}')
+    print('\nThe last column is the median of the ratios of each round.')
 
 
 if __name__ == '__main__':

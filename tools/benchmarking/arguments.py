@@ -95,7 +95,8 @@ def _add_case_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         choices=DTYPES,
         default=['fp32'],
-        help='bf16 and fp16 are autocast, with float32 weights',
+        help='bf16 and fp16 are autocast, with float32 weights; bf16_weights is autocast with '
+        'the weights of linear layers cast beforehand',
     )
 
 

@@ -7,7 +7,12 @@ import torch
 from tools.benchmarking.implementations import IMPLEMENTATIONS
 
 MODES = ('infer', 'train')
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+DTYPES = {
+    'fp32': torch.float32,
+    'bf16': torch.bfloat16,
+    'bf16_weights': torch.bfloat16,
+    'fp16': torch.float16,
+}
 ARCHITECTURES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
     # No released model: for trying the benchmark out in seconds.
@@ -52,7 +57,7 @@ class Case:
 
     The mode is 'infer' (a forward) or 'train' (a forward and a backward). Height and width of the
     images are in pixels, the window's side is in tokens. A dtype other than 'fp32' is that of
-    autocast; weights are float32 in any case.
+    autocast; weights are float32, but those of linear layers if it is 'bf16_weights'.
     """
 
     mode: str

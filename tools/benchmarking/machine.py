@@ -18,6 +18,9 @@ _CPU_FLAGS = ('avx512f', 'avx512_bf16', 'amx_tile')
 _LIBRARIES = (
     'torch',
     'triton',
+    'onnxruntime',
+    'openvino',
+    'nncf',
     'mmengine',
     *dict.fromkeys(i.packages[0] for i in IMPLEMENTATIONS.values()),
 )

@@ -16,7 +16,7 @@ from tools.benchmarking.statistics import summarize
 
 # OpenMP's threads go on spinning for some milliseconds after their last work; the next
 # implementation shall have the machine to itself.
-_PAUSE = 0.05
+PAUSE = 0.05
 
 
 def say(text: str) -> None:
@@ -88,7 +88,7 @@ class Measurement:
     def _do_round(self, trim: bool, record: bool) -> None:
         for name, worker in list(self.workers.items()):
             with self._leave_out_if_it_fails(name):
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE)
                 seconds = worker.request('run')['seconds']
                 if record:
                     self.measured[name]['seconds'].append(seconds)

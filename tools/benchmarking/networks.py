@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tools.benchmarking.cases import ARCHITECTURES, Case
+from tools.benchmarking.cases import ARCHITECTURES, DTYPES, Case
 from tools.benchmarking.implementations import IMPLEMENTATIONS, declare_torchvision_operators
 
 PRETRAINED_WINDOW = 8
@@ -37,6 +37,11 @@ def multiply_in_half() -> None:
 
     sdpa_attention._multiplies_in_half = lambda qkv: qkv.dtype == torch.bfloat16
     sdpa_attention._product = lambda a, b, out: out.copy_(torch.bmm(a, b))
+
+
+def _cast_linear(module: nn.Module, dtype: torch.dtype) -> None:
+    if isinstance(module, nn.Linear):
+        module.to(dtype)
 
 
 def build_network(
@@ -77,4 +82,6 @@ def build_network(
         for name, parameter in network.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(float(name.endswith('weight')), 0.1)
+    if case.dtype.endswith('_weights'):
+        network.apply(lambda module: _cast_linear(module, DTYPES[case.dtype]))
     return network.train(case.mode == 'train')

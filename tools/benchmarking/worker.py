@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 import torch
@@ -57,6 +59,44 @@ class Session:
             network = torch.compile(network, backend='inductor' if compile is True else compile)
         self.step = NetworkStep(network, case, device)
         check_maps(self.step(), case.map_shapes(ARCHITECTURES[arch]['embed_dims']))
+        return {}
+
+    def export(
+        self,
+        implementation: str,
+        case: dict,
+        arch: str,
+        path: str,
+        dynamic: bool,
+        precisions: list[str],
+    ) -> dict:
+        """Export the network of a case, as ONNX to `path` and for OpenVINO beside it.
+
+        Returns:
+            ``files``: runtime, precision and path of each file.
+        """
+        from tools.utils.export import write, write_openvino
+
+        case = Case(**case)
+        network = build_network(implementation, case, arch, 0.0)
+        # A file of int8 is calibrated with noise: for its speed alone.
+        images = [torch.randn(1, 3, case.height, case.width) for _ in range(4)]
+        onnx = Path(path)
+        write(network, images[0], [f'map{i}' for i in range(4)], onnx, dynamic)
+        files = [('onnxruntime', 'fp32', path)]
+        for precision in precisions:
+            file = onnx.with_name(f'{onnx.stem}_{precision}.xml')
+            write_openvino(onnx, file, precision, images)
+            files.append(('OpenVINO', precision, str(file)))
+        return {'files': files}
+
+    def load(self, file: str, size: int, threads: int) -> dict:
+        """Read an exported network, whose step is a forward."""
+        from tools.utils.runtimes import load_exported
+
+        torch.set_num_threads(threads)
+        self.device, run = 'cpu', load_exported(Path(file))
+        self.step = partial(run, torch.randn(1, 3, size, size))
         return {}
 
     def _build_limit(self, case: Case, arch: str, drop_path: float) -> dict:

@@ -11,11 +11,17 @@ from tools.analysis_tools import time_exported
 
 
 @pytest.mark.slow
-def test_a_row_for_each_candidate(capfd):
-    call(time_exported.main, '--size', 64, '--window-size', 8, '--rounds', 2)
-    header, *rows = capfd.readouterr().out.strip().splitlines()[-9:]
-    assert header.split()[-6:] == ['median', 'ms', 'min', 'ms', 'of', 'torch']
-    assert [row.split(',')[0] for row in rows] == [
-        *['torch'] * 2,
+def test_a_row_for_each_candidate(tmp_path, capfd):
+    # The folder has no other implementation: what cannot be built is left out, with the reason.
+    options = '--implementations', 'timm', '--implementations-folder', tmp_path, '--no-int8'
+    small = '--arch', 'mini', '--size', 64, '--window-size', 8, '--rounds', 2
+    call(time_exported.main, *small, *options)
+    lines = capfd.readouterr().out.splitlines()
+    rows = [line.strip('| ').split(' | ') for line in lines if line.startswith('| ')]
+    assert [row[0].split(',')[0] for row in rows[1:]] == [
+        *['torch'] * 3,
         *['onnxruntime', 'OpenVINO', 'OpenVINO'] * 2,
     ]
+    assert all(float(number) > 0 for row in rows[1:] for number in row[1:])
+    assert rows[1][-1] == '1.00'
+    assert any(line.startswith('- timm is left out: not installed') for line in lines)

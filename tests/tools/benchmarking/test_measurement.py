@@ -25,7 +25,7 @@ def test_implementation_that_fails_in_a_round_is_left_out(monkeypatch):
             self.steps = None
 
     monkeypatch.setattr(measurement, 'Worker', FailingWorker)
-    monkeypatch.setattr(measurement, '_PAUSE', 0)
+    monkeypatch.setattr(measurement, 'PAUSE', 0)
     args = parse_args(['--rounds', '5'])
     result = measurement.Measurement(cases_of(args)[0], args).run(['ours', 'timm', 'mmpretrain'])
     assert result['left_out'] == {'timm': 'it ended'}
