@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .caches import exporting
+from .windows import size_is_unknown
 
 
 class PatchEmbed(nn.Module):
@@ -47,14 +48,18 @@ class PatchMerging(nn.Module):
         """``(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)``, odd sides zero-padded."""
         height, width = x.shape[1:3]
         # (row, column) offsets (0,0) (1,0) (0,1) (1,1): the order in all checkpoints.
-        if torch.compiler.is_compiling() or exporting():
+        if torch.compiler.is_compiling() and not exporting():
             # Padded in any case and cut in steps, so that one graph is valid for all sizes.
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
             offsets = (0, 0), (1, 0), (0, 1), (1, 1)
             x = torch.cat([x[:, i : height + i : 2, j : width + j : 2] for i, j in offsets], dim=-1)
         else:
-            if height % 2 or width % 2:
-                x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-            x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, row, W/2, column, C)
+            # (Not `% 2`: ONNX's exporter has no remainder of a size that it does not know.)
+            rows, cols = (height + 1) // 2, (width + 1) // 2
+            below, right = 2 * rows - height, 2 * cols - width
+            if size_is_unknown(height) or size_is_unknown(width) or below or right:
+                x = F.pad(x, (0, 0, 0, right, 0, below))
+            x = x.reshape(x.shape[0], rows, 2, cols, 2, x.shape[3])
+            # (B, H/2, W/2, column, row, C), of which the last three are joined.
             x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.norm(self.reduction(x))
