@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,11 @@ from tools.utils import cli
 from tools.utils.runtimes import require
 from tools.utils.table import markdown_table
 
-_TORCH = {'fp32': 'torch, float32', 'bf16': 'torch, bf16 autocast', 'bf16_weights': 'torch, bf16'}
+_TORCH = {
+    'fp32': 'torch, float32',
+    'bf16': 'torch, bf16 autocast',
+    'bf16_weights': 'torch, bf16 autocast, weights cast before',
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,7 +78,8 @@ class Table:
         return Worker(implementation, self.args.implementations_folder, self.args.threads)
 
     def add_torch(self) -> None:
-        for dtype, name in _TORCH.items():
+        int8 = {'int8': 'torch, int8 (torchao, dynamic)'} if find_spec('torchao') else {}
+        for dtype, name in {**_TORCH, **int8}.items():
             worker = self.workers[name] = self._start('ours')
             options = dict(arch=self.args.arch, drop_path=0.0, device='cpu', compile=False)
             options.update(implementation='ours', threads=self.args.threads)

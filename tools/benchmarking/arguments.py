@@ -96,7 +96,7 @@ def _add_case_options(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         default=['fp32'],
         help='bf16 and fp16 are autocast, with float32 weights; bf16_weights is autocast with '
-        'the weights of linear layers cast beforehand',
+        'the weights of linear layers cast beforehand; int8 is by torchao, dynamic',
     )
 
 

@@ -12,6 +12,7 @@ DTYPES = {
     'bf16': torch.bfloat16,
     'bf16_weights': torch.bfloat16,
     'fp16': torch.float16,
+    'int8': torch.float32,
 }
 ARCHITECTURES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
@@ -57,7 +58,8 @@ class Case:
 
     The mode is 'infer' (a forward) or 'train' (a forward and a backward). Height and width of the
     images are in pixels, the window's side is in tokens. A dtype other than 'fp32' is that of
-    autocast; weights are float32, but those of linear layers if it is 'bf16_weights'.
+    autocast; weights are float32, but those of linear layers if it is 'bf16_weights'. In 'int8'
+    linear layers multiply int8 (torchao, dynamic), and all else is float32.
     """
 
     mode: str

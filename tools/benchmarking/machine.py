@@ -21,6 +21,7 @@ _LIBRARIES = (
     'onnxruntime',
     'openvino',
     'nncf',
+    'torchao',
     'mmengine',
     *dict.fromkeys(i.packages[0] for i in IMPLEMENTATIONS.values()),
 )

@@ -44,6 +44,16 @@ def _cast_linear(module: nn.Module, dtype: torch.dtype) -> None:
         module.to(dtype)
 
 
+def _quantize(network: nn.Module) -> None:
+    """Have torchao's linear layers multiply int8, but those of the position bias."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    def chosen(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and 'cpb_mlp' not in name
+
+    quantize_(network, Int8DynamicActivationInt8WeightConfig(), chosen)
+
+
 def build_network(
     implementation: str, case: Case, arch: str, drop_path: float, **more: object
 ) -> Maps:
@@ -82,6 +92,8 @@ def build_network(
         for name, parameter in network.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(float(name.endswith('weight')), 0.1)
+    if case.dtype == 'int8':
+        _quantize(network)
     if case.dtype.endswith('_weights'):
         network.apply(lambda module: _cast_linear(module, DTYPES[case.dtype]))
     return network.train(case.mode == 'train')
