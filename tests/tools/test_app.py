@@ -74,6 +74,7 @@ def test_mistakes_end_in_one_line(monkeypatch, capsys, tmp_path, work_dirs):
 
 @pytest.mark.parametrize('name', [SEGMENTOR, DETECTOR])
 def test_an_answer_comes_in_two_parts(explorer, args, image, name):
+    pytest.importorskip('gradio')
     answers = app.Answers(explorer, args)
     first, second = answers.answer(str(image), name, 'torch', app.CONFIGURED, 0.0)
     assert first[0].shape[:2] in ((64, 96), (512, 768))
