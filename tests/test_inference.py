@@ -51,3 +51,8 @@ def test_predictions_of_the_toolboxes(task):
     else:
         assert sample.pred_instances.masks.shape[1:] == (64, 96)
         assert sample.pred_instances.bboxes.isfinite().all()
+
+
+def test_a_whole_model_is_refused():
+    with pytest.raises(TypeError, match='backbone: got Sequential, allowed: a SwinTransformerV2'):
+        compute_in_bfloat16(torch.nn.Sequential())
