@@ -19,6 +19,7 @@ for needed in ('mmcv', 'mmdet', 'mmseg', 'matplotlib'):
 import cv2
 
 from tools import app
+from tools.inference import page
 from tools.inference.explorer import Explorer, Found
 from tools.inference.listing import list_models
 
@@ -45,10 +46,10 @@ def image(tmp_path):
 
 
 def test_names_are_escaped():
-    assert '&lt;b&gt;: 1' in app.legend([Found('<b>', (1, 2, 3), '1')])
-    assert 'rgb(1, 2, 3)' in app.legend([Found('x', (1, 2, 3), '1')])
+    assert '&lt;b&gt;: 1' in page.legend([Found('<b>', (1, 2, 3), '1')])
+    assert 'rgb(1, 2, 3)' in page.legend([Found('x', (1, 2, 3), '1')])
     pixels = np.zeros((2, 2, 3), np.uint8)
-    assert app.figures([(pixels, '"<')], 'maps').count('&quot;&lt;') == 2
+    assert page.figures([(pixels, '"<')], 'maps').count('&quot;&lt;') == 2
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
@@ -75,8 +76,8 @@ def test_mistakes_end_in_one_line(monkeypatch, capsys, tmp_path, work_dirs):
 @pytest.mark.parametrize('name', [SEGMENTOR, DETECTOR])
 def test_an_answer_comes_in_two_parts(explorer, args, image, name):
     pytest.importorskip('gradio')
-    answers = app.Answers(explorer, args)
-    first, second = answers.answer(str(image), name, 'torch', app.CONFIGURED, 0.0)
+    answers = page.Answers(explorer, args)
+    first, second = answers.answer(str(image), name, 'torch', page.CONFIGURED, 0.0)
     assert first[0].shape[:2] in ((64, 96), (512, 768))
     assert 'class="found"' in first[1]
     assert first[2:] == (None, None)
@@ -89,8 +90,8 @@ def test_mistakes_of_visitors_are_told_in_one_line(explorer, args, image, tmp_pa
     gr = pytest.importorskip('gradio')
     text = tmp_path / 'text.png'
     text.write_text('no image')
-    answers = app.Answers(explorer, args)
-    chosen = str(image), SEGMENTOR, 'torch', app.CONFIGURED
+    answers = page.Answers(explorer, args)
+    chosen = str(image), SEGMENTOR, 'torch', page.CONFIGURED
     mistakes = {
         (None, *chosen[1:]): 'Choose an image first.',
         (str(text), *chosen[1:]): 'The file is no image',
@@ -113,21 +114,21 @@ def test_what_fails_is_logged_and_not_told(explorer, args, image, monkeypatch, c
         raise OSError('/a/secret/path')
 
     monkeypatch.setattr(explorer, 'model', fail)
-    answers = app.Answers(explorer, args)
+    answers = page.Answers(explorer, args)
     with pytest.raises(gr.Error) as shown:
-        list(answers.answer(str(image), SEGMENTOR, 'torch', app.CONFIGURED, 0.3))
+        list(answers.answer(str(image), SEGMENTOR, 'torch', page.CONFIGURED, 0.3))
     assert 'secret' not in shown.value.message
     assert '/a/secret/path' in caplog.text
 
 
 def test_the_page_reports_nothing_queues_and_cleans_up(explorer, args):
     pytest.importorskip('gradio')
-    page = app.build_page(explorer, args)
-    assert not page.analytics_enabled
-    assert page.delete_cache == (60, 600)
-    assert page._queue.default_concurrency_limit == 1
-    assert page._queue.max_size == 20
-    assert {each.api_visibility for each in page.fns.values()} == {'private'}
+    built = page.build_page(explorer, args)
+    assert not built.analytics_enabled
+    assert built.delete_cache == (60, 600)
+    assert built._queue.default_concurrency_limit == 1
+    assert built._queue.max_size == 20
+    assert {each.api_visibility for each in built.fns.values()} == {'private'}
     assert not list((ROOT / 'tools').glob('*.pyi'))
 
 
