@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from swinv2_backbone import SwinTransformerV2
 from tools.utils.detectors import onnx_operators
 from tools.utils.errors import UserError
-from tools.utils.runtimes import load_exported, set_openvino_precision
+from tools.utils.runtimes import keep_regions_in_float32, load_exported, set_openvino_precision
 
 # Bytes of the largest constant that is computed for a file: the position bias of a window of 24
 # for 24 heads has 32 MB. Those that depend on the size of the image (which token goes where, masks)
@@ -165,6 +165,7 @@ def write_openvino(
         )
     set_openvino_precision(model, precision)
     openvino.save_model(model, path, compress_to_fp16=False)
+    keep_regions_in_float32(path)
 
 
 def write(

@@ -1,9 +1,11 @@
 """Exported models: read a file and run it, whatever its format."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -34,6 +36,8 @@ _PRECISION_KEY = ['swinv2_backbone', 'INFERENCE_PRECISION_HINT']
 FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'torchscript': '.pt', 'torch_export': '.pt2'}
 _RUNTIMES = {'onnxruntime': ('.onnx',), 'openvino': ('.xml', '.onnx')}
 RUNTIMES = tuple(_RUNTIMES)
+# Layers at which the search for those that compute coordinates ends.
+_NO_COORDINATES = {'Convolution', 'MatMul', 'Parameter', 'Const'}
 EXTRA = "pip install '.[deploy]'"
 
 
@@ -116,6 +120,33 @@ def _openvino(path: Path) -> Exported:
 def set_openvino_precision(model: object, precision: str) -> None:
     """Record in an OpenVINO model the precision in which it is to be computed."""
     model.set_rt_info({'bf16': 'bf16'}.get(precision, 'f32'), _PRECISION_KEY)
+
+
+def keep_regions_in_float32(path: Path) -> None:
+    """Have OpenVINO compute regions of ROIAlign in float32 in any case, by marks in an .xml file.
+
+    With the hint bf16 it would round their coordinates as well: at 300 pixels, by up to one.
+    Marked are ROIAlign and what leads to its regions, back to the convolutions and matrix products.
+    """
+    tree = ElementTree.parse(path)
+    layers = {layer.get('id'): layer for layer in tree.iterfind('layers/layer')}
+    regions = defaultdict(list)  # What a layer is computed from; for ROIAlign without the map.
+    for edge in tree.iterfind('edges/edge'):
+        to = edge.get('to-layer')
+        if layers[to].get('type') != 'ROIAlign' or edge.get('to-port') != '0':
+            regions[to].append(edge.get('from-layer'))
+    left = [name for name, layer in layers.items() if layer.get('type') == 'ROIAlign']
+    marked = set()
+    while left:
+        name = left.pop()
+        if name not in marked and layers[name].get('type') not in _NO_COORDINATES:
+            marked.add(name)
+            left += regions[name]
+            info = layers[name].find('rt_info')
+            info = ElementTree.SubElement(layers[name], 'rt_info') if info is None else info
+            # Named so by OpenVINO's class DisableFP16Compression, which Python cannot set.
+            ElementTree.SubElement(info, 'attribute', name='precise', version='0')
+    tree.write(path)
 
 
 def _torchscript(path: Path) -> Exported:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from tools.deployment import export
 from tools.utils.detections import compare_detections, to_instances, torch_detections
 from tools.utils.detectors import Detector
 from tools.utils.errors import UserError
+from tools.utils.runtimes import keep_regions_in_float32
 
 IMAGE = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0)) * 4 - 2
 
@@ -80,6 +82,45 @@ def test_a_whole_detector_is_exported(tasks, tmp_path, capsys, form):
     out = tmp_path / {'onnx': 'model.onnx', 'openvino': 'model.xml'}[form]
     call(export.main, *files, '--format', form, '--out', out, '--size', 96, 64)
     assert 'boxes, scores, labels, masks, takes 96 x 64' in capsys.readouterr().out
+
+
+def test_openvino_does_not_round_the_regions(tmp_path):
+    openvino = pytest.importorskip('openvino')
+    from openvino import opset15 as op
+
+    regions = op.parameter([3, 4], np.float32)
+    maps = op.convolution(
+        op.parameter([1, 1, 32, 32], np.float32),
+        op.constant(np.ones((1, 1, 1, 1), np.float32)),
+        *([1, 1], [0, 0], [0, 0], [1, 1]),
+    )
+    aligned = op.roi_align(
+        maps,
+        op.multiply(regions, op.constant(np.float32(1.1))),
+        op.constant(np.zeros(3, np.int32)),
+        *(2, 2, 2, 1.0, 'avg'),
+    )
+    # (Operations after the last convolution are in float32 in any case.)
+    out = op.convolution(
+        aligned, op.constant(np.ones((1, 1, 1, 1), np.float32)), *([1, 1], [0, 0], [0, 0], [1, 1])
+    )
+    image = maps.input_value(0).get_node()
+    path = tmp_path / 'model.xml'
+    openvino.save_model(openvino.Model([out], [image, regions]), path, compress_to_fp16=False)
+    core = openvino.Core()
+
+    def precision():
+        compiled = core.compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'bf16'})
+        infos = [each.get_rt_info() for each in compiled.get_runtime_model().get_ops()]
+        found = {each['layerType'].value: each['runtimePrecision'].value for each in infos}
+        return found['ROIAlign']
+
+    before = precision()
+    keep_regions_in_float32(path)
+    assert path.read_text().count('"precise"') == 2
+    assert precision() == 'f32'
+    if 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        assert before == 'bf16'
 
 
 class Found:
