@@ -1,5 +1,6 @@
 """Modules and functions that write a model for other runtimes, and compare it with torch."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ TOLERANCE = 1e-4
 # Of int8, relative error in the Euclidean norm: a gross check, as no bound can be derived. Whether
 # the accuracy suffices is for a test on data (tools/test.py --runtime).
 _INT8_TOLERANCE = 0.3
+# They warn that torchvision is missing, and of each operator that is left to the runtime.
+_NOISY = ('torch.onnx._internal.exporter._registration', 'onnxscript.optimizer._constant_folding')
 
 
 class AdaptivePool(nn.Module):
@@ -127,6 +130,8 @@ def write_onnx(model: nn.Module, image: Tensor, outputs: list[str], path: Path, 
     """Write a model as ONNX, with its weights inside the file."""
     from onnxscript import optimizer
 
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     program = torch.onnx.export(
         export_program(model, image, dynamic),
         input_names=['image'],
