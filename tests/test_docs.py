@@ -48,6 +48,17 @@ def test_make_targets_exist(document):
     assert {target for line in lines for target in line.split()} <= set(TARGETS)
 
 
+def test_options_of_tools_exist(document):
+    text = document.read_text().replace('\\\n', ' ')
+    shared = ''.join(
+        (ROOT / 'tools' / path).read_text() for path in ('utils/cli.py', 'benchmarking/arguments.py')
+    )
+    for tool, rest in re.findall(r'(?<!\w/)\b(tools/[\w/]+\.py)\b([^`#|\n]*)', text):
+        source = (ROOT / tool).read_text() + shared
+        for option in re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest):
+            assert option == '--help' or f"'{option}'" in source, f'{tool} {option}'
+
+
 def test_readme_names_the_two_commands_and_is_complete():
     readme = (ROOT / 'README.md').read_text()
     assert {'demo', 'test'} <= set(re.findall(r'^    make (\w+)', readme, re.MULTILINE))
