@@ -50,9 +50,8 @@ def test_make_targets_exist(document):
 
 def test_options_of_tools_exist(document):
     text = document.read_text().replace('\\\n', ' ')
-    shared = ''.join(
-        (ROOT / 'tools' / path).read_text() for path in ('utils/cli.py', 'benchmarking/arguments.py')
-    )
+    shared = (ROOT / 'tools/utils/cli.py').read_text()
+    shared += (ROOT / 'tools/benchmarking/arguments.py').read_text()
     for tool, rest in re.findall(r'(?<!\w/)\b(tools/[\w/]+\.py)\b([^`#|\n]*)', text):
         source = (ROOT / tool).read_text() + shared
         for option in re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest):
