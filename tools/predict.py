@@ -1,11 +1,14 @@
 """Predict images, folders or videos with a config of mmseg or mmdet: drawn images and JSON."""
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from mmengine.utils import track_iter_progress
 from torch import nn
 
@@ -82,13 +85,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def predict(args: argparse.Namespace, source: Source, model: nn.Module) -> list[Path]:
-    """Predict all images, draw them, and return the JSON files."""
+def predict(
+    args: argparse.Namespace,
+    source: Source,
+    images: Iterator[tuple[str, np.ndarray]],
+    model: nn.Module,
+) -> list[Path]:
+    """Predict all images of a source, draw them, and return the JSON files."""
     if model.cfg.default_scope == 'mmdet':
         task = Detecting(model, args.out_dir, args.score_thr)
     else:
         task = Segmenting(model, args.out_dir)
-    drawn, images = DrawnImages(args.out_dir / 'drawn', source, args.input.stem), iter(source)
+    drawn = DrawnImages(args.out_dir / 'drawn', source, args.input.stem)
     several = len(source.names) > 1
     if several:
         images = track_iter_progress((images, len(source.names)), file=sys.stderr)
@@ -107,13 +115,18 @@ def predict(args: argparse.Namespace, source: Source, model: nn.Module) -> list[
 def main() -> None:
     args = parse_args()
     source = open_source(args.input, MAX_PIXELS_IN_TILES if args.tile else MAX_PIXELS)
-    model = load_model(load_config(args), args.checkpoint, args.device)
+    cfg = load_config(args)
+    # The first image is read before there is a model: OpenCV takes twice the memory of an image
+    # while it decodes it.
+    images = iter(source)
+    images = itertools.chain([next(images)], images)
+    model = load_model(cfg, args.checkpoint, args.device)
     if args.window_size:
         set_window_size(model, args.window_size.size)
     if args.runtime:
         use_exported(model, load_exported(Path(args.runtime[1]), args.runtime[0]))
     cli.running = True
-    files = predict(args, source, model)
+    files = predict(args, source, images, model)
     print(f'{len(source.names)} predicted -> {", ".join(map(str, files))}, {args.out_dir}/drawn')
 
 

@@ -58,7 +58,11 @@ def _check_size(images: Tensor, exported: Exported) -> None:
     got = tuple(images.shape[2:])
     if any(side not in (None, g) for side, g in zip(exported.sides, got, strict=True)):
         height, width = exported.sides
+        hint = 'export it with --dynamic for all sizes'
+        if height == width and max(got) < height:
+            option = f'model.data_preprocessor.pad_size_divisor={height}'
+            hint += f', or pad images (mmdet: --cfg-options {option})'
         raise UserError(
             f'--runtime: got an image of {got[0]} x {got[1]} (padding included), the file takes '
-            f'{height} x {width}; export it with --dynamic for all sizes'
+            f'{height} x {width}; {hint}'
         )
