@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from swinv2_backbone import SwinTransformerV2
-from swinv2_backbone.layers.exported_attention import attend_exported
+from swinv2_backbone.layers.exported_attention import attend_any_size, attend_exported
 from swinv2_backbone.layers.position_bias import expand_table
 from swinv2_backbone.layers.reference_attention import attend_reference
 from swinv2_backbone.layers.windows import WindowGrid
@@ -32,26 +32,28 @@ def inputs(size, window, batch=2, heads=2, width=4):
     return x, (weight, qkv_bias), scale, bias, table
 
 
+@pytest.mark.parametrize('attend', [attend_exported, attend_any_size])
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize('size', SIZES)
-def test_equals_the_reference_attention(size, shifted):
+def test_equals_the_reference_attention(size, shifted, attend):
     grid = WindowGrid.for_map(size, WINDOW, shifted)
     x, projection, scale, bias, _ = inputs(size, grid.window)
     assert_equal_to_rounding(
-        attend_exported(x, *projection, scale, bias, grid),
+        attend(x, *projection, scale, bias, grid),
         attend_reference(F.linear(x, *projection), scale, bias, grid),
     )
 
 
+@pytest.mark.parametrize('attend', [attend_exported, attend_any_size])
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize('size', SIZES)
-def test_a_window_larger_than_the_map_changes_nothing(size, shifted):
+def test_a_window_larger_than_the_map_changes_nothing(size, shifted, attend):
     """A graph for any size has windows of one size, where eager shrinks them to the map."""
     grid = WindowGrid.for_map(size, WINDOW, shifted)
     x, projection, scale, bias, table = inputs(size, grid.window)
     fixed = WindowGrid(size, WINDOW, shifted)
     assert_equal_to_rounding(
-        attend_exported(x, *projection, scale, expand_table(table.flatten(1), WINDOW), fixed),
+        attend(x, *projection, scale, expand_table(table.flatten(1), WINDOW), fixed),
         attend_reference(F.linear(x, *projection), scale, bias, grid),
     )
 

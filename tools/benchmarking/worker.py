@@ -75,18 +75,20 @@ class Session:
         Returns:
             ``files``: runtime, precision and path of each file.
         """
-        from tools.utils.export import write, write_openvino
+        from tools.utils.export import OPENVINO_OPSET, write, write_openvino
 
         case = Case(**case)
         network = build_network(implementation, case, arch, 0.0)
         # A file of int8 is calibrated with noise: for its speed alone.
         images = [torch.randn(1, 3, case.height, case.width) for _ in range(4)]
-        onnx = Path(path)
-        write(network, images[0], [f'map{i}' for i in range(4)], onnx, dynamic)
+        outputs, onnx = [f'map{i}' for i in range(4)], Path(path)
+        write(network, images[0], outputs, onnx, dynamic)
         files = [('onnxruntime', 'fp32', path)]
+        source = onnx.with_name(f'{onnx.stem}_for_openvino.onnx')
+        write(network, images[0], outputs, source, dynamic, opset=OPENVINO_OPSET)
         for precision in precisions:
             file = onnx.with_name(f'{onnx.stem}_{precision}.xml')
-            write_openvino(onnx, file, precision, images)
+            write_openvino(source, file, precision, images)
             files.append(('OpenVINO', precision, str(file)))
         return {'files': files}
 

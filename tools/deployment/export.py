@@ -29,6 +29,7 @@ from tools.utils.detectors import OUTPUTS, Detector
 from tools.utils.errors import UserError
 from tools.utils.export import TOLERANCE, Segmentor, compare, kept_if_it_passes, write
 from tools.utils.images import find_images, open_image, to_tensor
+from tools.utils.onnx_operators import ATTENTION_OPSET
 from tools.utils.runtimes import FORMATS, require
 
 _NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript')}
@@ -71,6 +72,13 @@ def parse_args() -> argparse.Namespace:
         help='folder of images to compare with torch, and to calibrate int8 with '
         '(default: random values)',
     )
+    parser.add_argument(
+        '--opset',
+        type=int,
+        choices=[20, ATTENTION_OPSET],
+        help=f'of --format onnx, default: {ATTENTION_OPSET}, which has an operator for attention '
+        '(onnxruntime 1.23 or later)',
+    )
     parser.add_argument('--window-size', type=cli.window, metavar='W', help='attention window')
     parser.add_argument('--batch', type=cli.positive, default=1, help='images per batch')
     parser.add_argument(
@@ -86,6 +94,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--out: got '{args.out}', allowed: a {FORMATS[args.format]} file")
     if args.precision != 'fp32' and args.format != 'openvino':
         parser.error(f'--precision: got {args.precision}, allowed: fp32 for {args.format}')
+    if args.opset and args.format != 'onnx':
+        parser.error(f'--opset: got {args.opset} with --format {args.format}, allowed: with onnx')
     if args.precision == 'int8' and (args.calibration is None or args.batch > 1):
         parser.error('--precision: int8 needs --calibration DIR, and --batch 1')
     if args.precision == 'int8' and args.dynamic:  # NNCF fails on the graph of a segmentor.
@@ -153,7 +163,7 @@ def main() -> None:
     images = read_images(args, _CALIBRATED if args.precision == 'int8' else _COMPARED)
     compared = images[:_COMPARED] + (other_sizes(images[0], args.precision) if args.dynamic else [])
     with kept_if_it_passes(args.out) as partial:
-        options = args.dynamic, args.precision, images
+        options = args.dynamic, args.precision, images, args.opset or ATTENTION_OPSET
         write(deepcopy(model), images[0], outputs, partial, *options)
         if isinstance(model, Detector):
             found = compare_detections(model, compared, partial, args.precision, TOLERANCE)

@@ -1,6 +1,6 @@
 """mmdet's Faster and Mask R-CNN as a graph, with NMS and RoIAlign as operators of ONNX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tools.utils.errors import UserError
 
 # What marks boxes that take no part in a suppression; scores are at least 0.
-_LEFT_OUT = -1.0
+LEFT_OUT = -1.0
 # Of what a detector consists: the path of a module, and the class that is exported.
 _PARTS = {
     'rpn_head': 'RPNHead',
@@ -58,47 +58,6 @@ def roi_align(
 @roi_align.register_fake
 def _(maps, rois, size, scale, samples, aligned):
     return maps.new_empty(rois.shape[0], maps.shape[1], *size)
-
-
-def onnx_operators() -> dict[Callable, Callable]:
-    """How the two operators are written in ONNX, for ``torch.onnx.export``."""
-    from onnxscript import opset20 as op
-
-    def onnx_nms(boxes, scores, iou: float, count: int):
-        def constant(value: object, dtype: torch.dtype) -> object:
-            return op.Constant(value=_onnx_tensor(torch.tensor([value], dtype=dtype)))
-
-        found = op.NonMaxSuppression(
-            op.Unsqueeze(boxes, constant(0, torch.long)),
-            op.Unsqueeze(op.Unsqueeze(scores, constant(0, torch.long)), constant(0, torch.long)),
-            constant(count, torch.long),
-            constant(iou, torch.float32),
-            constant(_LEFT_OUT / 2, torch.float32),
-        )
-        # Rows of image, class and box.
-        return op.Gather(found, op.Constant(value_int=2), axis=1)
-
-    def onnx_roi_align(maps, rois, size: Sequence[int], scale: float, samples: int, aligned: bool):
-        image = op.Cast(op.Gather(rois, op.Constant(value_int=0), axis=1), to=7)
-        return op.RoiAlign(
-            maps,
-            op.Gather(rois, op.Constant(value_ints=[1, 2, 3, 4]), axis=1),
-            image,
-            output_height=size[0],
-            output_width=size[1],
-            spatial_scale=scale,
-            sampling_ratio=samples,
-            coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
-        )
-
-    operators = torch.ops.swinv2_tools
-    return {operators.nms.default: onnx_nms, operators.roi_align.default: onnx_roi_align}
-
-
-def _onnx_tensor(x: Tensor) -> object:
-    import onnx
-
-    return onnx.numpy_helper.from_array(x.numpy())
 
 
 class Detector(nn.Module):
@@ -217,7 +176,7 @@ def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, cfg:
         # Groups are moved apart, by the same sums as there, which round in the same way.
         largest = torch.where(valid[:, None], boxes, 0).max()
         boxes = boxes + (groups.to(boxes) * (largest + 1))[:, None]
-    scores = torch.where(valid, scores, _LEFT_OUT)
+    scores = torch.where(valid, scores, LEFT_OUT)
     return nms(boxes, scores, cfg.nms.get('iou_threshold', cfg.nms.get('iou_thr')), cfg.max_per_img)
 
 

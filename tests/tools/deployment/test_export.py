@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 from torch import nn
 
+from swinv2_backbone import SwinTransformerV2
 from tools.deployment import export
 from tools.utils.errors import UserError
 from tools.utils.export import compare, replace_adaptive_pools, write
@@ -54,6 +55,20 @@ def test_onnxruntime_computes_the_same_logits(segmentor, tmp_path, capsys):
     (logits,) = onnxruntime.InferenceSession(out).get_outputs()
     assert logits.shape == [1, 5, 100, 136]
     assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(('opset', 'operators'), [(20, 0), (23, 8)])
+def test_attention_is_one_operator_where_the_opset_has_it(tmp_path, opset, operators):
+    onnx, path = pytest.importorskip('onnx'), tmp_path / 'model.onnx'
+    model = SwinTransformerV2({**ARCH, 'embed_dims': 32}, window_size=3, pretrained_window_sizes=8)
+    model, image = randomize_parameters(model).eval(), torch.randn(2, 3, 48, 48)
+    write(model, image, ['map0', 'map1', 'map2', 'map3'], path, opset=opset)
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    # One for each of the four blocks that are not shifted, one for each mask of the one that is.
+    assert nodes.count('Attention') == operators
+    # The order of the tokens is a constant, and no heads are moved.
+    assert 'ScatterND' not in nodes
+    compare(model, [image], path, 'fp32')
 
 
 FORMATS = {
@@ -167,6 +182,10 @@ MISTAKES = {
             'images',
         ],
         '--precision: int8 needs a fixed size, drop --dynamic',
+    ),
+    'opset of another format': (
+        ['--format', 'openvino', '--out', 'x.xml', '--opset', 20],
+        '--opset: got 20 with --format openvino, allowed: with onnx',
     ),
     'suffix of another format': (['--format', 'openvino'], 'allowed: a .xml file'),
 }
