@@ -8,6 +8,8 @@ from tools.utils.detectors import LEFT_OUT
 
 # The first opset with the operator Attention.
 ATTENTION_OPSET = 23
+# Of detectors: onnxruntime (1.32) does not have the RoiAlign of opset 22.
+DETECTOR_OPSET = 20
 
 
 def onnx_operators(opset: int) -> dict[Callable, Callable]:

@@ -186,3 +186,9 @@ def test_other_formats_are_refused(tasks, tmp_path, capsys):
     files, out = (tasks.configs['detection'], tasks.checkpoints['detection']), tmp_path / 'x.pt'
     message = error_line(capsys, export.main, *files, '--format', 'torchscript', '--out', out)
     assert 'got torchscript with --batch 1, allowed for a detector: onnx or openvino' in message
+
+
+def test_other_opsets_are_refused(tasks, tmp_path, capsys):
+    files, out = (tasks.configs['detection'], tasks.checkpoints['detection']), tmp_path / 'x.onnx'
+    message = error_line(capsys, export.main, *files, '--opset', 23, '--out', out)
+    assert '--opset: got 23, allowed for a detector: 20' in message
