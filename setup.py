@@ -78,10 +78,10 @@ setup(
         ],
         # Checkpoints in safetensors, and hf:// addresses.
         'hub': ['safetensors', 'huggingface_hub'],
-        # tools/deployment/export.py
-        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        # tools/deployment/export.py; the operator Attention came with onnxruntime 1.23.
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime>=1.23'],
         # The same with OpenVINO, and with int8.
-        'deploy': ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'],
+        'deploy': ['onnx', 'onnxscript', 'onnxruntime>=1.23', 'openvino', 'nncf'],
         # tools/train.py --vis
         'vis': ['tensorboard', 'wandb'],
         # The site; `make docs` installs these alone.

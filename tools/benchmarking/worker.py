@@ -75,7 +75,8 @@ class Session:
         Returns:
             ``files``: runtime, precision and path of each file.
         """
-        from tools.utils.export import OPENVINO_OPSET, write, write_openvino
+        from tools.utils.export import write, write_openvino
+        from tools.utils.onnx_operators import BASIC_OPSET
 
         case = Case(**case)
         network = build_network(implementation, case, arch, 0.0)
@@ -85,7 +86,7 @@ class Session:
         write(network, images[0], outputs, onnx, dynamic)
         files = [('onnxruntime', 'fp32', path)]
         source = onnx.with_name(f'{onnx.stem}_for_openvino.onnx')
-        write(network, images[0], outputs, source, dynamic, opset=OPENVINO_OPSET)
+        write(network, images[0], outputs, source, dynamic, opset=BASIC_OPSET)
         for precision in precisions:
             file = onnx.with_name(f'{onnx.stem}_{precision}.xml')
             write_openvino(source, file, precision, images)

@@ -29,7 +29,7 @@ from tools.utils.detectors import OUTPUTS, Detector
 from tools.utils.errors import UserError
 from tools.utils.export import TOLERANCE, Segmentor, compare, kept_if_it_passes, write
 from tools.utils.images import find_images, open_image, to_tensor
-from tools.utils.onnx_operators import ATTENTION_OPSET, DETECTOR_OPSET
+from tools.utils.onnx_operators import ATTENTION_OPSET, BASIC_OPSET
 from tools.utils.runtimes import FORMATS, require
 
 _NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript')}
@@ -75,9 +75,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--opset',
         type=int,
-        choices=[DETECTOR_OPSET, ATTENTION_OPSET],
+        choices=[BASIC_OPSET, ATTENTION_OPSET],
         help=f'of --format onnx, default: {ATTENTION_OPSET}, which has an operator for attention '
-        f'(onnxruntime 1.23 or later), of detectors {DETECTOR_OPSET}',
+        f'(onnxruntime 1.23 or later), of detectors {BASIC_OPSET}',
     )
     parser.add_argument('--window-size', type=cli.window, metavar='W', help='attention window')
     parser.add_argument('--batch', type=cli.positive, default=1, help='images per batch')
@@ -130,9 +130,9 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[nn.Module, list[str]]:
             f'--format: got {args.format} with --batch {args.batch}, allowed for a detector: onnx '
             'or openvino, with --batch 1'
         )
-    if args.opset not in (None, DETECTOR_OPSET):
+    if args.opset not in (None, BASIC_OPSET):
         raise UserError(
-            f'--opset: got {args.opset}, allowed for a detector: {DETECTOR_OPSET}, whose RoiAlign '
+            f'--opset: got {args.opset}, allowed for a detector: {BASIC_OPSET}, whose RoiAlign '
             'onnxruntime has'
         )
     return Detector(model).eval(), OUTPUTS[: 4 if model.with_mask else 3]
@@ -168,7 +168,7 @@ def main() -> None:
     images = read_images(args, _CALIBRATED if args.precision == 'int8' else _COMPARED)
     compared = images[:_COMPARED] + (other_sizes(images[0], args.precision) if args.dynamic else [])
     with kept_if_it_passes(args.out) as partial:
-        opset = DETECTOR_OPSET if isinstance(model, Detector) else args.opset or ATTENTION_OPSET
+        opset = args.opset or (BASIC_OPSET if isinstance(model, Detector) else ATTENTION_OPSET)
         options = args.dynamic, args.precision, images, opset
         write(deepcopy(model), images[0], outputs, partial, *options)
         if isinstance(model, Detector):

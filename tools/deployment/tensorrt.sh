@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build a TensorRT engine from an exported ONNX file. NOT RUN so far: no NVIDIA GPU was available.
-# It needs TensorRT's trtexec; see docs/deployment.md.
+# It needs TensorRT's trtexec, and a file of `export.py --opset 20`; see docs/deployment.md.
 #
 #     tools/deployment/tensorrt.sh model.onnx model.engine [trtexec options, such as --bf16]
 #

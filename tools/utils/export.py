@@ -13,16 +13,13 @@ from torch import Tensor, nn
 
 from swinv2_backbone import SwinTransformerV2
 from tools.utils.errors import UserError
-from tools.utils.onnx_operators import ATTENTION_OPSET, onnx_operators
+from tools.utils.onnx_operators import ATTENTION_OPSET, BASIC_OPSET, onnx_operators
 from tools.utils.runtimes import keep_regions_in_float32, load_exported, set_openvino_precision
 
 # Bytes of the largest constant that is computed for a file: the position bias of a window of 24
 # for 24 heads has 32 MB. Those that depend on the size of the image (which token goes where, masks)
 # are smaller, or left to the runtime, which computes them when it reads the file.
 _LARGEST_CONSTANT = 2**25
-# Of the files that OpenVINO converts: without the operator Attention, with which its bfloat16 was
-# 2 to 5 % slower (2026.4.1); it makes one operator of the single ones by itself.
-OPENVINO_OPSET = 20
 # Largest difference of a float32 file, relative to the largest value of an output.
 TOLERANCE = 1e-4
 # Of int8, relative error in the Euclidean norm: a gross check, as no bound can be derived. Whether
@@ -130,12 +127,7 @@ def export_program(model: nn.Module, image: Tensor, dynamic: bool) -> torch.expo
 
 
 def write_onnx(
-    model: nn.Module,
-    image: Tensor,
-    outputs: list[str],
-    path: Path,
-    dynamic: bool,
-    opset: int = ATTENTION_OPSET,
+    model: nn.Module, image: Tensor, outputs: list[str], path: Path, dynamic: bool, opset: int
 ) -> None:
     """Write a model as ONNX, with its weights inside the file."""
     from onnxscript import optimizer
@@ -201,7 +193,7 @@ def write(
         image: ``(B, 3, H, W)``; unless `dynamic`, the file takes images of this size only.
         outputs: Names of the outputs.
         precision, calibration: As of :func:`write_openvino`, for OpenVINO only.
-        opset: Version of the ONNX operators, for ONNX only.
+        opset: Version of the operators, for ONNX only; of detectors BASIC_OPSET.
     """
     replace_adaptive_pools(model)
     # (A trace takes every size in any case.)
@@ -216,7 +208,7 @@ def write(
     else:
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / 'model.onnx'
-            write_onnx(model, image, outputs, onnx, dynamic, OPENVINO_OPSET)
+            write_onnx(model, image, outputs, onnx, dynamic, BASIC_OPSET)
             write_openvino(onnx, path, precision, calibration)
 
 

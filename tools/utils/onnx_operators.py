@@ -8,8 +8,10 @@ from tools.utils.detectors import LEFT_OUT
 
 # The first opset with the operator Attention.
 ATTENTION_OPSET = 23
-# Of detectors: onnxruntime (1.32) does not have the RoiAlign of opset 22.
-DETECTOR_OPSET = 20
+# Without Attention: for older runtimes; for detectors, since onnxruntime (1.32) does not have the
+# RoiAlign of opset 22; for OpenVINO (2026.4.1), which makes one operator of the single ones by
+# itself, and whose bfloat16 was 2 to 5 % slower with Attention.
+BASIC_OPSET = 20
 
 
 def onnx_operators(opset: int) -> dict[Callable, Callable]:
@@ -76,7 +78,8 @@ def _attention(
 ):
     """torch's SDPA of ``(B, heads, tokens, channels)`` as Attention of ``(B, tokens, -1)``.
 
-    In the latter form, onnxruntime needs no copies that move the heads.
+    In the latter form, onnxruntime needs no copies that move the heads. A file computes without
+    dropout, and from the numbers of heads follows whether keys are shared.
     """
     from onnxscript import opset23 as op
 

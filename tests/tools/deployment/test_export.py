@@ -66,7 +66,7 @@ def test_attention_is_one_operator_where_the_opset_has_it(tmp_path, opset, opera
     nodes = [node.op_type for node in onnx.load(path).graph.node]
     # One for each of the four blocks that are not shifted, one for each mask of the one that is.
     assert nodes.count('Attention') == operators
-    # The order of the tokens is a constant, and no heads are moved.
+    # The order of the tokens is a constant.
     assert 'ScatterND' not in nodes
     compare(model, [image], path, 'fp32')
 
