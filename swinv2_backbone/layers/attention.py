@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from .caches import caches_allowed, capturing, current_stream, exporting, keep_for_graph
 from .exported_attention import attend_exported
 from .fused_attention import attend, use_fused_attention
+from .linear import linear
 from .position_bias import expand_table, make_cpb_mlp, position_bias_tables
 from .precision import at_least_float32, without_autocast
 from .reference_attention import attend_reference
-from .weight_casts import linear
 from .windows import Pair, WindowGrid
 
 LARGEST_LOGIT_SCALE = math.log(100.0)

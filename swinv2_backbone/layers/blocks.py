@@ -13,8 +13,8 @@ from .attention import AttentionConstants, WindowAttention
 from .drop_path import DropPath
 from .fused_attention import use_fused_attention
 from .fused_norm import add_normed, use_fused_norm
+from .linear import ROWS, linear
 from .sdpa_attention import TOKENS_IN_CACHE
-from .weight_casts import linear
 from .windows import WindowGrid
 
 
@@ -29,8 +29,15 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.drop(self.act(linear(self.fc1, x)))
+        hidden = self.drop(linear(self.fc1, x, act=self.act))
         return self.drop(linear(self.fc2, hidden))
+
+
+def _chunk_sizes(tokens: int) -> list[int]:
+    """Of as many tokens as stay in the cache of a CPU, and as oneDNN takes, but for the last."""
+    whole, left = divmod(tokens, TOKENS_IN_CACHE)
+    sizes = [TOKENS_IN_CACHE] * whole + [left - left % ROWS, left % ROWS]
+    return [size for size in sizes if size]
 
 
 class SwinTransformerBlock(nn.Module):
@@ -82,7 +89,8 @@ class SwinTransformerBlock(nn.Module):
         attended = self.attn(x, grid, constants)
         if not self._use_chunks(x):
             return self._add_branches(x, attended, *(draws or (None, None)))
-        chunks = zip(*(y.flatten(0, 2).split(TOKENS_IN_CACHE) for y in (x, attended)), strict=True)
+        sizes = _chunk_sizes(x.shape[:3].numel())
+        chunks = zip(*(y.flatten(0, 2).split(sizes) for y in (x, attended)), strict=True)
         return torch.cat([self._add_branches(*chunk) for chunk in chunks]).view_as(x)
 
     def _add_branches(

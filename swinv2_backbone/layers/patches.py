@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .caches import exporting
+from .linear import linear
 from .windows import size_is_unknown
 
 
@@ -62,4 +63,4 @@ class PatchMerging(nn.Module):
             x = x.reshape(x.shape[0], rows, 2, cols, 2, x.shape[3])
             # (B, H/2, W/2, column, row, C), of which the last three are joined.
             x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.norm(self.reduction(x))
+        return self.norm(linear(self.reduction, x))

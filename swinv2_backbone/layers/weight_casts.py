@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .caches import caches_allowed
@@ -45,7 +44,7 @@ def cast_weights(
 
 @contextmanager
 def use_casts(casts: WeightCasts) -> Iterator[None]:
-    """A ``with`` block in which :func:`linear` takes weights that were cast already."""
+    """A ``with`` block in which :func:`~.linear.linear` takes weights that were cast already."""
     before = _CASTS.set(casts)
     try:
         yield
@@ -53,13 +52,10 @@ def use_casts(casts: WeightCasts) -> Iterator[None]:
         _CASTS.reset(before)
 
 
-def linear(layer: nn.Linear, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``layer(x)``, or with another bias than its own, by weights that were cast if there are."""
-    # (The compiler fuses casts by itself.)
-    casts = None if torch.compiler.is_compiling() else _CASTS.get()
-    if casts and layer in casts:
-        return F.linear(x, *casts[layer])
-    return layer(x) if bias is None else F.linear(x, layer.weight, bias)
+def cast_weights_of(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of a layer that were cast for the ``with`` block; None if they were not."""
+    casts = _CASTS.get()
+    return casts.get(layer) if casts else None
 
 
 def _is_plain(layer: nn.Linear, bias: Tensor | None) -> bool:

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers import stages
-from swinv2_backbone.layers.weight_casts import cast_weights, linear, use_casts
+from swinv2_backbone.layers.linear import linear
+from swinv2_backbone.layers.weight_casts import cast_weights, use_casts
 from tests.helpers.models import SMALL_ARCH, needs_compile, randomize_parameters
 
 HALF = torch.bfloat16, torch.float16
