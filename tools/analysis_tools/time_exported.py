@@ -41,9 +41,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--implementations',
         nargs='*',
-        choices=['timm', 'transformers'],
+        choices=['timm', 'transformers', 'ours_without_norms'],
         default=[],
-        help='also the same backbone of these libraries, exported in the same way',
+        help='also the same backbone of these libraries, exported in the same way; they do not '
+        'normalize the four maps: ours_without_norms is ours without that, too',
     )
     parser.add_argument('--no-int8', action='store_true', help='leave out int8, which needs nncf')
     parser.add_argument(

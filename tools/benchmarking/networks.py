@@ -62,7 +62,8 @@ def build_network(
     Norm weights are near 1, so that no residual branch vanishes, and biases are near 0.
 
     Args:
-        implementation: A name of IMPLEMENTATIONS; any other is ours.
+        implementation: A name of IMPLEMENTATIONS; any other is ours. 'ours_without_norms' returns
+            what leaves the blocks, as timm's and transformers' do.
         more: Further arguments of our constructor.
 
     Raises:
@@ -87,6 +88,9 @@ def build_network(
             drop_path_rate=drop_path,
             **more,
         )
+        if implementation == 'ours_without_norms':
+            for index in range(len(built.layers)):
+                built.add_module(f'norm{index}', nn.Identity())
         network = Maps(built, lambda network, x: network(x))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
