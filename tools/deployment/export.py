@@ -169,12 +169,14 @@ def main() -> None:
     compared = images[:_COMPARED] + (other_sizes(images[0], args.precision) if args.dynamic else [])
     with kept_if_it_passes(args.out) as partial:
         opset = args.opset or (BASIC_OPSET if isinstance(model, Detector) else ATTENTION_OPSET)
-        options = args.dynamic, args.precision, images, opset
-        write(deepcopy(model), images[0], outputs, partial, *options)
-        if isinstance(model, Detector):
-            found = compare_detections(model, compared, partial, args.precision, TOLERANCE)
-        else:
-            found = compare(model, compared, partial, args.precision)
+        for precision in ['fp32', 'int8'] if args.precision == 'int8' else [args.precision]:
+            # (The bounds of int8 are gross ones: mistakes of the graph are to show in float32.)
+            options = args.dynamic, precision, images, opset
+            write(deepcopy(model), images[0], outputs, partial, *options)
+            if isinstance(model, Detector):
+                found = compare_detections(model, compared, partial, precision, TOLERANCE)
+            else:
+                found = compare(model, compared, partial, precision)
     size = 'every height and width' if args.dynamic else ' x '.join(map(str, images[0].shape[2:]))
     kind = 'images' if args.calibration else 'random values'
     print(

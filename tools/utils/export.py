@@ -22,9 +22,10 @@ from tools.utils.runtimes import keep_regions_in_float32, load_exported, set_ope
 _LARGEST_CONSTANT = 2**25
 # Largest difference of a float32 file, relative to the largest value of an output.
 TOLERANCE = 1e-4
-# Of int8, relative error in the Euclidean norm: a gross check, as no bound can be derived. Whether
-# the accuracy suffices is for a test on data (tools/test.py --runtime).
-_INT8_TOLERANCE = 0.3
+# Of int8, relative error in the Euclidean norm: a gross check, as no bound can be derived. At 0.7
+# the error has half the energy of the outputs; a segmentor with 0.38 lost 0.1 points of mIoU.
+# Whether the accuracy suffices is for a test on data (tools/test.py --runtime).
+_INT8_TOLERANCE = 0.7
 # They warn that torchvision is missing, and of each operator that is left to the runtime.
 _NOISY = ('torch.onnx._internal.exporter._registration', 'onnxscript.optimizer._constant_folding')
 
