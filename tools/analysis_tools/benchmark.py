@@ -26,6 +26,7 @@ def main() -> None:
         *['ours_reference'] * args.reference,
         *['ours_sequential'] * bool(args.windows_at_once),
         *['ours_half_backward'] * args.half_backward,
+        *['ours_without_onednn'] * args.without_onednn,
         *args.implementations,
         'gemm',
     ]

@@ -119,6 +119,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help='also ours with the backward of the attention by products in half precision on a CPU '
         '(with --dtype bf16), as on GPUs; its gradients are not accurate there',
     )
+    add(
+        '--without-onednn',
+        action='store_true',
+        help="also ours with torch's own linear layers in float32 inference on a CPU",
+    )
     add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--compile', action='store_true', help='torch.compile every implementation')
     add('--rounds', type=positive, default=10, help='timed steps of each implementation')

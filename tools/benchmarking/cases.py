@@ -32,6 +32,7 @@ _NETWORKS = {
     'ours_reference': 'ours, reference attention',
     'ours_sequential': 'ours, windows_at_once',
     'ours_half_backward': 'ours, backward by half-precision products',
+    'ours_without_onednn': "ours, torch's own linear layers",
     **{name: each.label or name for name, each in IMPLEMENTATIONS.items()},
 }
 # What each is called in tables, in the order of a round.

@@ -39,6 +39,13 @@ def multiply_in_half() -> None:
     sdpa_attention._product = lambda a, b, out: out.copy_(torch.bmm(a, b))
 
 
+def compute_linear_by_torch() -> None:
+    """Have torch's own operators compute all linear layers, for timings beside oneDNN's."""
+    from swinv2_backbone.layers import linear
+
+    linear._HAS_ONEDNN = False
+
+
 def _cast_linear(module: nn.Module, dtype: torch.dtype) -> None:
     if isinstance(module, nn.Linear):
         module.to(dtype)
@@ -81,6 +88,8 @@ def build_network(
 
         if implementation == 'ours_half_backward':
             multiply_in_half()
+        if implementation == 'ours_without_onednn':
+            compute_linear_by_torch()
         built = SwinTransformerV2(
             arch=ARCHITECTURES[arch],
             window_size=case.window,
