@@ -1,5 +1,6 @@
 """Variants of ours that are timed beside it do what their names say."""
 
+import pytest
 import torch
 
 from swinv2_backbone.layers import linear
@@ -11,6 +12,7 @@ def build(name):
     return build_network(name, Case('infer', 64, 64, 8, 1, 'fp32'), 'mini', 0.0)
 
 
+@pytest.mark.skipif(not linear._HAS_ONEDNN, reason='torch was built without oneDNN')
 def test_without_onednn(monkeypatch):
     calls, operator = [], torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(linear, '_HAS_ONEDNN', linear._HAS_ONEDNN)  # Restored after the test.
