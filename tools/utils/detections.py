@@ -120,7 +120,10 @@ def to_instances(
         meta: Of the image: `img_shape`, `ori_shape`, `scale_factor`.
         rescale: Whether boxes and masks are to be those of the image as it was before resizing.
     """
-    boxes, scores, labels, *masks = found
+    # The file took the padding for a part of the image; a mask in it alone cannot be pasted.
+    height, width = meta['img_shape'][:2]
+    inside = (found[0][:, :2] < found[0].new_tensor([width, height])).all(1)
+    boxes, scores, labels, *masks = (each[inside] for each in found)
     result = InstanceData(bboxes=boxes.clone(), scores=scores, labels=labels)
     if masks:
         head = model.roi_head.mask_head
@@ -132,7 +135,6 @@ def to_instances(
         )
     elif rescale:
         result.bboxes /= boxes.new_tensor(meta['scale_factor']).repeat(2)
-    # The file took the padding for a part of the image.
     height, width = meta['ori_shape' if rescale else 'img_shape'][:2]
     result.bboxes = result.bboxes.clamp(min=0).min(boxes.new_tensor([width, height, width, height]))
     return result[(result.bboxes[:, 2:] > result.bboxes[:, :2]).all(1)]

@@ -73,6 +73,22 @@ def test_detections_become_those_of_mmdet(tasks):
     assert (found.masks != expected.masks).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize('rescale', [False, True])
+def test_detections_in_the_padding_are_dropped(tasks, rescale):
+    """A file takes it for a part of the image."""
+    model = build(tasks)
+    meta = dict(img_shape=(96, 20), ori_shape=(48, 40), scale_factor=(0.5, 2.0))
+    with torch.no_grad():
+        detections = Detector(model)(IMAGE)
+        assert (detections[0][:, 0] > 22).any(), 'of the case'
+        found = to_instances(model, detections, meta, rescale)
+    height, width = meta['ori_shape' if rescale else 'img_shape']
+    assert len(found) == (detections[0][:, 0] < 20).sum() > 0
+    assert found.masks.shape == (len(found), height, width)
+    assert found.bboxes[:, 2].max() <= width
+    assert found.bboxes[:, 3].max() <= height
+
+
 @pytest.mark.slow  # Half a minute each.
 @pytest.mark.parametrize('form', ['onnx', 'openvino'])
 def test_a_whole_detector_is_exported(tasks, tmp_path, capsys, form):
