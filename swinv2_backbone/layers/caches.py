@@ -86,10 +86,7 @@ def cache_tensors(maxsize: int) -> Callable:
                 results.move_to_end(key)
             return results.get(key)
 
-        @wraps(function)
-        def cached(*args):
-            if not caches_allowed():
-                return function(*args)
+        def find_or_compute(args: tuple) -> Any:
             stream = current_stream(next(x for x in args if isinstance(x, torch.device)))
             with lock:
                 result = find(stream, args)
@@ -106,6 +103,11 @@ def cache_tensors(maxsize: int) -> Callable:
                     if len(results) > maxsize:
                         results.popitem(last=False)
             return result
+
+        @wraps(function)
+        def cached(*args):
+            # (Apart from the rest: torch 2.7 cannot trace a function that refers to `results`.)
+            return find_or_compute(args) if caches_allowed() else function(*args)
 
         return cached
 
