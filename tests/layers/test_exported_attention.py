@@ -71,6 +71,7 @@ def model():
 IMAGES = [(1, 1), (3, 9), (31, 33), (7, 150), (96, 192), (101, 64)]
 
 
+@pytest.mark.skipif(torch.__version__ < '2.8', reason='torch 2.7 exports for one size alone')
 def test_one_graph_of_torch_export_takes_every_size(model):
     sides = {2: torch.export.Dim('height', min=1), 3: torch.export.Dim('width', min=1)}
     config = torch.fx.experimental._config
