@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .caches import caches_allowed
 from .precision import autocast_dtype
+from .sdpa_attention import TOKENS_IN_CACHE
 from .selection import configured_implementation
 from .weight_casts import cast_weights_of
 
 # oneDNN compiles and keeps a kernel for each number of rows, of up to half a megabyte. For images
 # of many sizes to need few, it gets multiples, up to as many tokens as stay in the cache.
-ROWS, _MOST_ROWS = 256, 2048
+ROWS = 256
 # (The operator is private, as all fused ones of torch are. A build without oneDNN lacks it.)
 _HAS_ONEDNN = hasattr(torch.ops.mkldnn, '_linear_pointwise')
 
@@ -71,6 +72,6 @@ def _use_onednn(layer: nn.Module, x: Tensor, act: nn.Module | None) -> bool:
         and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
         and autocast_dtype(x.device) is None
         and x.dtype == layer.weight.dtype == torch.float32
-        and 0 < (rows := x.numel() // layer.in_features) <= _MOST_ROWS
+        and 0 < (rows := x.numel() // layer.in_features) <= TOKENS_IN_CACHE
         and rows % ROWS == 0
     )
