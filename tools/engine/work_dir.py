@@ -123,8 +123,20 @@ def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
     Without its workers, a training that is to be preempted could not end its iteration.
     """
     os.setpgrp()
+    sys.excepthook = partial(_show_error_of_worker, sys.excepthook)
     if init is not None:
         init(worker_id)
+
+
+def _show_error_of_worker(show: Callable[..., None], kind: type, error: Exception, trace) -> None:
+    """Show an error in a thread of a worker, unless the training was interrupted.
+
+    A training that ends while it takes a batch closes the connection, on whose other end a thread
+    of multiprocessing's resource_sharer would print a traceback. Errors of a data set take another
+    way: the worker sends them to the training.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        show(kind, error, trace)
 
 
 class AtomicRunner(Runner):

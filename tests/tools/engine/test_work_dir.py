@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+import time
+from multiprocessing import reduction, resource_sharer
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.scripts import ROOT
-from tests.helpers.toy_training import config, run
-from tools.engine.work_dir import latest_checkpoint, only_training
+from tests.helpers.toy_training import ToyData, config, run
+from tools.engine.work_dir import AtomicRunner, latest_checkpoint, only_training
 from tools.utils.errors import UserError
 
 
@@ -107,3 +109,42 @@ def test_checkpoints_elsewhere_or_of_other_names_are_found(tmp_path, other):
     assert latest in {f'{tmp_path}/disk/run/iter_2.pth', f'{tmp_path}/run/model_2.pth'}
     Path(latest).write_bytes(Path(latest).read_bytes()[:1000])
     assert latest_checkpoint(cfg.work_dir) is None
+
+
+def batches():
+    loader = dict(dataset=ToyData(), batch_size=1, num_workers=1, timeout=60)
+    loader.update(sampler=dict(type='DefaultSampler', shuffle=False))
+    return iter(AtomicRunner.build_dataloader(loader))
+
+
+def wait_for_output(capfd, seconds):
+    """What is written to stderr, after so many seconds or when the first is there."""
+    written, end = '', time.time() + seconds
+    while not written and time.time() < end:
+        time.sleep(0.05)
+        written = capfd.readouterr().err
+    return written
+
+
+def test_workers_are_quiet_when_a_training_is_interrupted_as_it_takes_a_batch(capfd, monkeypatch):
+    connect = resource_sharer._resource_sharer.get_connection
+
+    def interrupted(ident):
+        connect(ident).close()
+        raise KeyboardInterrupt
+
+    batch = batches()
+    monkeypatch.setattr(resource_sharer._resource_sharer, 'get_connection', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(batch)
+    assert wait_for_output(capfd, 1) == ''
+
+
+def test_workers_show_why_they_cannot_send_a_batch(capfd, monkeypatch):
+    def fail(*args):
+        raise OSError('Too many open files')
+
+    monkeypatch.setattr(reduction, 'send_handle', fail)
+    with pytest.raises((EOFError, ConnectionError)):
+        next(batches())
+    assert 'Too many open files' in wait_for_output(capfd, 60)
