@@ -33,7 +33,7 @@ def read_scalars(path: Path) -> Scalars:
     """Read what mmengine logged in a work dir, in one or several runs, or in a scalars.json.
 
     A run that was resumed, or repeated, replaces what earlier ones logged from its first iteration
-    on.
+    on. It may begin with a validation, of the checkpoint that it goes on from.
 
     Raises:
         UserError: If there is none, or a file is not mmengine's.
@@ -41,19 +41,38 @@ def read_scalars(path: Path) -> Scalars:
     files = sorted(path.glob('*/vis_data/scalars.json')) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise UserError(f"'{path}': no scalars.json of a training (TIMESTAMP/vis_data/) in it")
-    scalars = Scalars()
+    scalars, steps = Scalars(), {}
     for file in files:
-        run = _read_run(file)
-        begin = min((curve[0][0] for curve in run.train.values()), default=0)
-        for kept, new in ((scalars.train, run.train), (scalars.val, run.val)):
+        run = _read_run(file, _last(scalars.train), steps)
+        trained = _first(run.train)
+        validated = min(trained, _first(run.val))
+        for kept, new, begin in (
+            (scalars.train, run.train, trained),
+            (scalars.val, run.val, validated),
+        ):
             for key in dict.fromkeys((*kept, *new)):
-                before = [point for point in kept.get(key, []) if not begin or point[0] < begin]
+                before = [point for point in kept.get(key, []) if point[0] < begin]
                 kept[key] = before + new.get(key, [])
     return scalars
 
 
-def _read_run(file: Path) -> Scalars:
-    run, iteration = Scalars(), 0
+def _first(curves: Mapping[str, Curve]) -> float:
+    return min((curve[0][0] for curve in curves.values()), default=float('inf'))
+
+
+def _last(curves: Mapping[str, Curve]) -> int:
+    return max((curve[-1][0] for curve in curves.values() if curve), default=0)
+
+
+def _read_run(file: Path, iteration: int, steps: dict[int, int]) -> Scalars:
+    """Read a run.
+
+    Args:
+        iteration: The last one that was logged before.
+        steps: The iterations of validations by their steps, which are epochs in some configs, and
+            iterations in others; those of the run are added.
+    """
+    run = Scalars()
     lines = file.read_text().splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -63,8 +82,13 @@ def _read_run(file: Path) -> Scalars:
                 break  # The run was killed while it wrote.
             raise UserError(f"'{file}': line {number} is no record of mmengine's log") from None
         is_train = 'iter' in record
-        # The step of a validation is an epoch in some configs, and an iteration in others.
-        iteration = record['iter'] if is_train else max(iteration, record.get('step', 0))
+        step = record.get('step', 0)
+        if is_train:
+            iteration = record['iter']
+        elif run.train or step not in steps:
+            iteration = steps[step] = max(iteration, step)
+        else:  # A validation is repeated.
+            iteration = steps[step]
         for key, value in record.items():
             if isinstance(value, (int, float)) and (is_train or key not in _NO_METRICS):
                 curves = run.train if is_train else run.val

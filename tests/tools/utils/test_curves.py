@@ -46,6 +46,17 @@ def test_resumed_and_repeated_runs(tmp_path):
     assert read_scalars(tmp_path).curve('loss') == [(2, 1 / 2)]
 
 
+@pytest.mark.parametrize('step', [8, 2], ids=['iterations', 'epochs'])
+@pytest.mark.parametrize('killed', ['in the validation', 'later'])
+def test_a_resumed_run_may_begin_with_a_validation(tmp_path, step, killed):
+    later = [(step, 0.2), 10] if killed == 'later' else []
+    write(tmp_path / '20260101_000000', 2, 4, (step // 2, 0.1), 6, 8, *later)
+    write(tmp_path / '20260101_000001', (step, 0.3), 10, 12, (step * 3 // 2, 0.4))
+    scalars = read_scalars(tmp_path)
+    assert [i for i, _ in scalars.curve('loss')] == [2, 4, 6, 8, 10, 12]
+    assert scalars.val['mIoU'] == [(4, 0.1), (8, 0.3), (12, 0.4)]
+
+
 def test_what_is_no_log(tmp_path):
     with pytest.raises(UserError, match=r'no scalars\.json'):
         read_scalars(tmp_path)
