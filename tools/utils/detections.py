@@ -20,11 +20,11 @@ _SAME_OBJECT = 0.5
 
 
 def torch_detections(detector: Detector, image: Tensor) -> tuple[Tensor, ...]:
-    """What mmdet's own functions find in an image without padding; as of :class:`Detector`."""
+    """What mmdet's own functions find in an image; as of :class:`Detector`."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import bbox2roi
 
-    model, shape = detector.model, tuple(image.shape[2:])
+    model, shape = detector.model, tuple(map(int, detector.size(image)))
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
     roi_head = model.roi_head
     with torch.no_grad():
@@ -120,10 +120,7 @@ def to_instances(
         meta: Of the image: `img_shape`, `ori_shape`, `scale_factor`.
         rescale: Whether boxes and masks are to be those of the image as it was before resizing.
     """
-    # The file took the padding for a part of the image; a mask in it alone cannot be pasted.
-    height, width = meta['img_shape'][:2]
-    inside = (found[0][:, :2] < found[0].new_tensor([width, height])).all(1)
-    boxes, scores, labels, *masks = (each[inside] for each in found)
+    boxes, scores, labels, *masks = found
     result = InstanceData(bboxes=boxes.clone(), scores=scores, labels=labels)
     if masks:
         head = model.roi_head.mask_head
@@ -135,6 +132,4 @@ def to_instances(
         )
     elif rescale:
         result.bboxes /= boxes.new_tensor(meta['scale_factor']).repeat(2)
-    height, width = meta['ori_shape' if rescale else 'img_shape'][:2]
-    result.bboxes = result.bboxes.clamp(min=0).min(boxes.new_tensor([width, height, width, height]))
-    return result[(result.bboxes[:, 2:] > result.bboxes[:, :2]).all(1)]
+    return result

@@ -61,7 +61,7 @@ def _(maps, rois, size, scale, samples, aligned):
 
 
 class Detector(nn.Module):
-    """A normalized image to detections, best first, as mmdet's test of an image without padding.
+    """A normalized image to detections, best first, as mmdet's test of one.
 
     ``(1, 3, H, W)`` to boxes ``(N, 4)`` as x1 y1 x2 y2 in pixels of the input, scores ``(N,)``,
     labels ``(N,)``, and, if there is a mask head, the probabilities ``(N, h, w)`` that points of a
@@ -78,15 +78,27 @@ class Detector(nn.Module):
         super().__init__()
         _check(model)
         self.model = model
+        self.pad_value = getattr(model.data_preprocessor, 'pad_value', 0)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        maps = self.model.extract_feat(image)
-        proposals = self._proposals(maps, image.shape[2:])
-        boxes, scores, labels = self._boxes(maps, proposals, image.shape[2:])
+        maps, size = self.model.extract_feat(image), self.size(image)
+        proposals = self._proposals(maps, size)
+        boxes, scores, labels = self._boxes(maps, proposals, size)
         masks = (self._masks(maps, boxes, labels),) if self.model.with_mask else ()
         return boxes, scores, labels, *masks
 
-    def _proposals(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    def size(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Height and width of an image without the padding of the model's data preprocessor.
+
+        That is below and to the right, and 0 if not configured otherwise. A pixel is not 0 in all
+        channels where the means that are subtracted are no integers, such as ImageNet's.
+        """
+        used = (image[0] != self.pad_value).any(0)
+        rows, columns = used.any(1), used.any(0)
+        height, width = ((x * torch.arange(1, x.shape[0] + 1)).max() for x in (rows, columns))
+        return height, width
+
+    def _proposals(self, maps: Sequence[Tensor], size: Sequence[Tensor]) -> Tensor:
         head, cfg = self.model.rpn_head, self.model.rpn_head.test_cfg
         logits, deltas = head(maps)
         anchors = head.prior_generator.grid_priors([x.shape[2:] for x in logits], device='cpu')
@@ -107,7 +119,7 @@ class Detector(nn.Module):
         return boxes[_suppress(boxes, scores, levels, valid, cfg)]
 
     def _boxes(
-        self, maps: Sequence[Tensor], proposals: Tensor, size: Sequence[int]
+        self, maps: Sequence[Tensor], proposals: Tensor, size: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         head, cfg = self.model.roi_head.bbox_head, self.model.roi_head.test_cfg
         features = _extract(self.model.roi_head.bbox_roi_extractor, maps, proposals)
@@ -160,13 +172,14 @@ def _check(model: nn.Module) -> None:
         raise UserError('config: got a shared head or a loss with its own scores, allowed: none')
 
 
-def _decode(coder: object, boxes: Tensor, deltas: Tensor, size: Sequence[int]) -> Tensor:
+def _decode(coder: object, boxes: Tensor, deltas: Tensor, size: Sequence[Tensor]) -> Tensor:
     """Boxes moved by deltas, inside of the image: ``(N, 4), (N, k * 4) -> (N, k * 4)``."""
     torch._check(boxes.shape[0] > 0)  # The coder asks.
     decoded = coder.decode(boxes, deltas)
     if not coder.clip_border:
         return decoded
-    x, y = decoded[:, 0::2].clamp(0, size[1]), decoded[:, 1::2].clamp(0, size[0])
+    height, width = (length.to(decoded) for length in size)
+    x, y = decoded[:, 0::2].clamp(min=0).min(width), decoded[:, 1::2].clamp(min=0).min(height)
     return torch.stack([x, y], 2).flatten(1)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 for needed in ('mmcv', 'mmdet'):
     pytest.importorskip(needed)
@@ -21,6 +22,7 @@ from tools.utils.errors import UserError
 from tools.utils.runtimes import keep_regions_in_float32
 
 IMAGE = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0)) * 4 - 2
+PADDED = F.pad(IMAGE[:, :, :80, :44], (0, 20, 0, 16))
 
 
 def build(tasks, **changes):
@@ -44,49 +46,44 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize('image', [IMAGE, PADDED], ids=['whole', 'padded'])
 @pytest.mark.parametrize('changes', SETTINGS.values(), ids=SETTINGS)
-def test_the_graph_is_mmdets_test(tasks, changes):
+def test_the_graph_is_mmdets_test(tasks, changes, image):
     """The same operations in the same order: equal but for how batches are summed."""
     detector = Detector(build(tasks, **changes))
     with torch.no_grad():
-        found, expected = detector(IMAGE), torch_detections(detector, IMAGE)
+        found, expected = detector(image), torch_detections(detector, image)
     assert len(found[0]) > 0 or changes == SETTINGS['a high threshold']
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_detections_become_those_of_mmdet(tasks):
+@pytest.mark.parametrize('pad_value', [0, -3])
+def test_padding_is_no_part_of_the_image(tasks, pad_value):
+    detector = Detector(build(tasks, **{'model.data_preprocessor.pad_value': pad_value}))
+    assert tuple(map(int, detector.size(torch.where(PADDED == 0, pad_value, PADDED)))) == (80, 44)
+
+
+@pytest.mark.parametrize('rescale', [False, True])
+@pytest.mark.parametrize(('image', 'size'), [(IMAGE, (96, 64)), (PADDED, (80, 44))])
+def test_detections_become_those_of_mmdet(tasks, image, size, rescale):
     """Boxes and pasted masks, scaled back to the image as it was."""
     from mmdet.structures import DetDataSample
 
     model = build(tasks)
-    meta = dict(img_shape=(96, 64), ori_shape=(48, 128), scale_factor=(0.5, 2.0))
+    original = size[0] // 2, size[1] * 2
+    meta = dict(img_shape=size, ori_shape=original, scale_factor=(0.5, 2.0))
     with torch.no_grad():
-        (sample,) = model.predict(IMAGE, [DetDataSample(metainfo=meta)])
-        found = to_instances(model, Detector(model)(IMAGE), meta, rescale=True)
+        (sample,) = model.predict(image, [DetDataSample(metainfo=meta)], rescale)
+        found = to_instances(model, Detector(model)(image), meta, rescale)
     expected = sample.pred_instances
     assert len(found) == len(expected) > 0
     for name in ('bboxes', 'scores', 'labels'):
         torch.testing.assert_close(found[name], expected[name])
     # (A probability of 0.5 may be on the other side.)
-    assert found.masks.shape == expected.masks.shape == (len(found), 48, 128)
+    assert found.masks.shape == expected.masks.shape
+    assert found.masks.shape[1:] == (original if rescale else size)
     assert (found.masks != expected.masks).float().mean() < 1e-3
-
-
-@pytest.mark.parametrize('rescale', [False, True])
-def test_detections_in_the_padding_are_dropped(tasks, rescale):
-    """A file takes it for a part of the image."""
-    model = build(tasks)
-    meta = dict(img_shape=(96, 20), ori_shape=(48, 40), scale_factor=(0.5, 2.0))
-    with torch.no_grad():
-        detections = Detector(model)(IMAGE)
-        assert (detections[0][:, 0] > 22).any(), 'of the case'
-        found = to_instances(model, detections, meta, rescale)
-    height, width = meta['ori_shape' if rescale else 'img_shape']
-    assert len(found) == (detections[0][:, 0] < 20).sum() > 0
-    assert found.masks.shape == (len(found), height, width)
-    assert found.bboxes[:, 2].max() <= width
-    assert found.bboxes[:, 3].max() <= height
 
 
 @pytest.mark.slow  # Half a minute each.
