@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,23 @@ def test_an_installed_package_has_the_configs_and_tools(installed):
             for path in folder.glob(f'{name}/**/*')
             if path.is_file() and path.suffix != '.pyc'
         }
+
+
+def test_an_sdist_has_what_the_repository_has(tmp_path):
+    if not (ROOT / '.git').exists():
+        pytest.skip('no clone')
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    files = [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, 'setup.py', '--quiet', 'sdist']
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    [archive] = tmp_path.glob('dist/*.tar.gz')
+    with tarfile.open(archive) as opened:
+        packed = {name.partition('/')[2] for name in opened.getnames()}
+    # Those that are of use in a clone alone.
+    assert set(files) - packed == {'.ci/run', '.gitignore', '.pre-commit-config.yaml'}
 
 
 def test_an_installed_package_trains_outside_of_a_clone(installed, tmp_path):
