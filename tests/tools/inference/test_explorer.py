@@ -146,6 +146,25 @@ def test_models_keep_their_own_colors(explorer, work_dirs, tmp_path, image):
 
 
 @pytest.mark.slow
+def test_an_exported_detector_finds_what_its_model_does(work_dirs, tasks, tmp_path, image):
+    for needed in ('onnxruntime', 'onnxscript'):
+        pytest.importorskip(needed)
+    from tools.deployment import export
+
+    folder = shutil.copytree(work_dirs / 'detection_shapes', tmp_path / 'exported')
+    arguments = tasks.configs['detection'], folder / 'iter_2.pth', '--out', folder / 'model.onnx'
+    call(export.main, *arguments, '--size', 64, '--dynamic')
+    runs = Explorer(list_models([folder]))
+    with isolated():
+        (drawn, found), (other, also) = (
+            runs.predict('exported/iter_2.pth', runtime, None, image, 0.0)
+            for runtime in ('torch', 'onnxruntime')
+        )
+    assert len(found) == len(also) > 0
+    assert (drawn == other).mean() > 0.99  # A rounding may decide between two boxes.
+
+
+@pytest.mark.slow
 def test_an_exported_file_predicts_what_its_model_does(explorer, work_dirs, tasks, tmp_path, image):
     for needed in ('onnxruntime', 'onnxscript'):
         pytest.importorskip(needed)
