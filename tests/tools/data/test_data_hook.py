@@ -198,6 +198,7 @@ def test_samples_need_no_more_keys_than_mmseg_asks_for(tasks, tmp_path):
         'val_dataloader = val_cfg = val_evaluator = None\n'
     )
     call(train.main, config, '--work-dir', tmp_path / 'work')
+    assert (tmp_path / 'work/iter_1.pth').is_file()
 
 
 def test_a_file_that_a_worker_cannot_read_ends_training_with_one_line(tasks, late, capsys):

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from tests.tools.data import small_data as data
 from tests.tools.data.fault_cases import CASES, Case
 from tests.tools.data.unusual_cases import FINE, WARNINGS
-from tools.data import file_checks
+from tools.data import faults, file_checks
 from tools.data.faults import FAULTS_VARIABLE
 from tools.data.file_checks import check_files
 from tools.data.reading import explained_data_errors
@@ -144,7 +144,11 @@ def test_all_faults_are_listed_at_once(tmp_path):
 def test_a_variable_lets_a_run_start_in_spite_of_faults(tmp_path, monkeypatch):
     scope, settings = prepare(CASES['box outside'], tmp_path / 'data')
     monkeypatch.setenv(FAULTS_VARIABLE, 'warn')
+    logged = []
+    monkeypatch.setattr(faults, 'print_log', lambda line, **kwargs: logged.append(line))
     start_run(scope, settings)
+    [line] = logged
+    assert re.search(CASES['box outside'].message, line)
 
 
 def test_a_test_set_may_have_no_annotations(tmp_path):
