@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from tools.engine.config_checks import check_data
 from tools.engine.cost import CostHook
 from tools.engine.exported import use_exported
+from tools.engine.launching import end_communication
 from tools.engine.results import results_table, write_results
 from tools.engine.runner import (
     bare_model,
@@ -198,7 +199,9 @@ def main():
                 write_results(path, args, rows)
 
     execute(cfg, work, strict=True)
-    if not is_main_process():
+    main_process = is_main_process()
+    end_communication()
+    if not main_process:
         return
     if args.baseline:
         from tools.engine.majority_baseline import majority_baseline

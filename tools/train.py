@@ -16,6 +16,7 @@ from tools.engine.amp import use_amp
 from tools.engine.config_checks import check_data
 from tools.engine.duration import DurationHook
 from tools.engine.finite import FiniteLossHook
+from tools.engine.launching import end_communication
 from tools.engine.optimizers import KINDS, use_adamw
 from tools.engine.preemption import PreemptionHook
 from tools.engine.runner import execute, load_config
@@ -187,6 +188,7 @@ def main():
 
     with preemption.listening(), only_training(cfg.work_dir, cfg.launcher):
         execute(cfg, train, strict=bool(cfg.get('resume')))
+    end_communication()
 
 
 if __name__ == '__main__':

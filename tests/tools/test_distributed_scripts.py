@@ -1,18 +1,25 @@
 """dist_train.sh and slurm_train.sh: several processes and machines, with gloo on CPUs."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch.distributed as dist
 
-from tests.helpers.scripts import free_port, output_of, start_shell
+from tests.helpers.scripts import call, free_port, output_of, start_shell
 from tests.helpers.slurm import write_stand_ins
 
 for toolbox in ('mmcv', 'mmdet', 'mmseg'):
     pytest.importorskip(toolbox)
+
+from tools import test, train
+from tools.engine.preemption import EXIT_CODE
+from tools.engine.state_size import StateSizeHook
 
 
 def options(work_dir, iterations, *more):
@@ -29,6 +36,38 @@ def test_two_processes(tasks, tmp_path, task):
     process = start_shell('tools/dist_train.sh', *arguments, MASTER_PORT=free_port())
     output = output_of(process)
     assert output.count('effective batch size: 4 = 2 per process x 2 processes') == 1
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As torchrun starts a job of one process."""
+    variables = dict(RANK=0, LOCAL_RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1')
+    for name, value in dict(variables, MASTER_PORT=free_port(), CUDA_VISIBLE_DEVICES=-1).items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_process_groups_end_with_the_work(tasks, tmp_path, launched):
+    """Also if a training is preempted. Left to the interpreter's end, they may abort it."""
+    config, used = tasks.configs['segmentation'], []
+
+    def signal_in_job(hook, runner, batch_idx, data_batch=None):
+        used.append(dist.get_backend())
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    call(train.main, config, *options(tmp_path, 1, '--launcher', 'pytorch'))
+    assert not dist.is_initialized()
+    with (
+        mock.patch.object(StateSizeHook, 'before_train_iter', signal_in_job),
+        pytest.raises(SystemExit) as ended,
+    ):
+        call(train.main, config, *options(tmp_path, 2, '--launcher', 'pytorch', '--resume'))
+    assert (ended.value.code, used) == (EXIT_CODE, ['gloo'])
+    assert not dist.is_initialized()
+    call(test.main, config, tmp_path / 'iter_1.pth', '--launcher', 'pytorch')
+    assert not dist.is_initialized()
 
 
 @pytest.mark.slow

@@ -46,6 +46,17 @@ def init_without_accelerator(launcher: str, dist_cfg: dict) -> None:
         init_dist(launcher, **{**dist_cfg, 'backend': 'gloo'})
 
 
+def end_communication() -> None:
+    """Destroy the process groups of a distributed job whose work is done.
+
+    Otherwise a thread of gloo may free its last tensor after the interpreter has ended, which
+    aborts the process: https://github.com/pytorch/pytorch/issues/190489. Not for after an error:
+    it would wait for operations whose other processes hang. Then each process is rank 0 of one.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 # --- the loss of a process ------------------------------------------------------------------------
 
 _INTERVAL = 1.0  # seconds between two signs of life of a process

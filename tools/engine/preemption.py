@@ -14,6 +14,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from tools.engine.checkpoint_hook import SafeCheckpointHook
+from tools.engine.launching import end_communication
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure; try again.
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -81,4 +82,6 @@ class PreemptionHook(Hook):
             print(f'train.py: preempted ({what}) {when}. To go on: --resume', file=sys.stderr)
             if job := os.environ.get('SWINV2_REQUEUE'):
                 subprocess.run(['scontrol', 'requeue', job], check=False)
+        if self.training:  # All processes end together.
+            end_communication()
         sys.exit(EXIT_CODE)

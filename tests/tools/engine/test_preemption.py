@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 
 from tests.helpers.random_training import config, outcome
 from tests.helpers.toy_training import run
+from tools.engine.launching import end_communication
 from tools.engine.preemption import EXIT_CODE, PreemptionHook
 from tools.engine.work_dir import latest_checkpoint
 
@@ -147,6 +148,7 @@ def _one_of_two(rank, port, folder):
     with PreemptionHook().listening() as hook:
         signals = [Signal(signal.SIGUSR1, 4)] if rank == 1 and latest is None else []
         run(cfg, latest, hooks=[*signals, hook])
+    end_communication()
 
 
 def spawn(folder):
