@@ -19,6 +19,7 @@ from .checkpoints.pretrained_windows import (
 )
 from .layer_depth import layer_depth
 from .layers.drop_path import draw_paths, drop_path_rates
+from .layers.fused_norm import norm_map
 from .layers.initialization import has_values, init_from_scratch, reset_from_scratch
 from .layers.patches import PatchEmbed
 from .layers.stages import build_stages
@@ -190,7 +191,7 @@ class SwinTransformerV2(BaseModule):
         for i, stage in enumerate(self.layers):
             x = stage(x, draws[i])
             if i in self.out_indices:
-                normed = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
+                normed = norm_map(getattr(self, f'norm{i}'), x).permute(0, 3, 1, 2)
                 outputs.append(normed if channels_last else _contiguous(normed))
             if stage.downsample is not None:
                 x = stage.downsample(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .attention import AttentionConstants, WindowAttention
 from .drop_path import DropPath
 from .fused_attention import use_fused_attention
-from .fused_norm import add_normed, use_fused_norm
+from .fused_norm import add_normed, norm_map, use_fused_norm
 from .linear import ROWS, linear
 from .sdpa_attention import TOKENS_IN_CACHE
 from .windows import WindowGrid
@@ -103,7 +103,7 @@ class SwinTransformerBlock(nn.Module):
 
     def _add(self, x: Tensor, branch: Tensor, norm: nn.Module, draws: Tensor | None) -> Tensor:
         if not self._use_fused_norm(x, branch, norm):
-            return x + self.drop_path(norm(branch), draws)
+            return x + self.drop_path(norm_map(norm, branch), draws)
         drop = self.drop_path
         draws = drop.draws(x, draws) if drop.active else None
         args = norm.weight, norm.bias, draws, 1.0 - drop.drop_prob, norm.eps

@@ -1,4 +1,4 @@
-"""Fused end of a residual branch: the operator, its derivatives, and when it runs.
+"""Norms of maps, and the fused end of a residual branch: the operator, its derivatives, its use.
 
 B images, C channels. Maps are channels-last: ``(B, ..., C)``.
 """
@@ -7,11 +7,24 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .caches import exporting, transforms_active
 from .precision import at_least_float32, without_autocast
 from .selection import TRITON_DTYPES, configured_implementation, triton_obstacle
+from .windows import size_is_unknown
+
+
+def norm_map(norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(x)``, a LayerNorm or what somebody has put into its place; ``(B, H, W, C)``.
+
+    In graphs for maps of one size all tokens are along one axis: OpenVINO's operator takes the last
+    of three axes, not of four, for which OpenVINO makes several operators. (With sizes that are
+    unknown, torch.export would take one token for a case of its own.)
+    """
+    if not exporting() or any(map(size_is_unknown, x.shape[1:3])):
+        return norm(x)
+    return norm(x.flatten(1, 2)).view_as(x)
 
 
 def use_fused_norm(x: Tensor, branch: Tensor) -> bool:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .caches import exporting
+from .fused_norm import norm_map
 from .linear import linear
 from .windows import size_is_unknown
 
@@ -34,7 +35,7 @@ class PatchEmbed(nn.Module):
             below, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
         if below or right:
             x = F.pad(x, (0, right, 0, below))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return norm_map(self.norm, self.proj(x).permute(0, 2, 3, 1))
 
 
 class PatchMerging(nn.Module):
@@ -63,4 +64,4 @@ class PatchMerging(nn.Module):
             x = x.reshape(x.shape[0], rows, 2, cols, 2, x.shape[3])
             # (B, H/2, W/2, column, row, C), of which the last three are joined.
             x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.norm(linear(self.reduction, x))
+        return norm_map(self.norm, linear(self.reduction, x))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from swinv2_backbone import SwinTransformerV2
 from swinv2_backbone.layers.exported_attention import attend_any_size, attend_exported
@@ -83,6 +84,20 @@ def test_one_graph_of_torch_export_takes_every_size(model):
         image = torch.randn(1, 3, *size).double()
         with torch.no_grad():
             assert_equal_to_rounding(graph(image), model(image))
+
+
+def test_norms_in_a_graph_of_one_size_have_one_axis_of_tokens():
+    """For that OpenVINO has one operator; also if somebody has put in norms of another kind."""
+    model = SwinTransformerV2(SMALL_ARCH, window_size=4).eval()
+    model.layers[0].blocks[0].norm1 = nn.RMSNorm(model.out_channels[0])
+    model, image = model.double(), torch.randn(2, 3, 72, 100).double()
+    with torch.no_grad():
+        program = torch.export.export(model, (image,))
+        assert_equal_to_rounding(program.module()(image), model(image))
+    operators = torch.ops.aten.layer_norm.default, torch.ops.aten.rms_norm.default
+    norms = [node for node in program.graph.nodes if node.target in operators]
+    assert len(norms) == sum(isinstance(m, (nn.LayerNorm, nn.RMSNorm)) for m in model.modules())
+    assert {node.args[0].meta['val'].ndim for node in norms} == {3}
 
 
 def test_one_trace_takes_every_size(model):
