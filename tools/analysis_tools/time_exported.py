@@ -1,12 +1,14 @@
 """Time exported backbones beside torch: runtimes, precisions, files of one size and of all.
 
 Each row has a process of its own, and in each round each runs once, one after the other, so that
-what slows the machine down slows all of them. The weights and the image are random. Prints a table
-per window, in Markdown, under a header that says where and with what it ran.
+what slows the machine down slows all of them. The order changes from round to round: what ran
+before leaves its threads and data in the processor. The weights and the image are random. Prints a
+table per window, in Markdown, under a header that says where and with what it ran.
 """
 
 import argparse
 import dataclasses
+import random
 import sys
 import tempfile
 import time
@@ -118,12 +120,15 @@ class Table:
             worker.request('load', file=file, size=self.args.size, threads=self.args.threads)
 
     def measure(self) -> None:
+        self.seconds = {name: [] for name in self.workers}
+        order, generator = list(self.workers), random.Random(0)
         for index in range(-1, self.args.rounds):
-            for name, worker in self.workers.items():
+            for name in order:
                 time.sleep(PAUSE)
-                seconds = worker.request('run')['seconds']
+                seconds = self.workers[name].request('run')['seconds']
                 if index >= 0:
-                    self.seconds.setdefault(name, []).append(seconds)
+                    self.seconds[name].append(seconds)
+            generator.shuffle(order)
             say(f'window {self.window}: round {index + 1} of {self.args.rounds}')
 
     def rows(self) -> list[list[str]]:
