@@ -106,9 +106,8 @@ def _openvino(path: Path) -> Exported:
     request = openvino.compile_model(model, 'CPU', settings).create_infer_request()
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
-        # (Copied: the next call writes into the same memory.)
-        found = request.infer([_array(x)]).values()
-        return tuple(torch.from_numpy(np.array(each)) for each in found)
+        # (`infer` copies them: the next call writes into the same memory.)
+        return tuple(map(torch.from_numpy, request.infer([_array(x)]).values()))
 
     height, width = (
         side.get_length() if side.is_static else None

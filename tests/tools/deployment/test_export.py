@@ -105,8 +105,12 @@ def test_one_file_of_a_backbone_takes_every_size(segmentor, tmp_path, form):
 
 @pytest.mark.parametrize('form', slow('onnx', 'openvino'))
 def test_a_whole_segmentor_is_exported(segmentor, tmp_path, form):
-    logits = export_as(form, segmentor, tmp_path, '--size', 64, 40)(torch.rand(1, 3, 64, 40))
+    run = export_as(form, segmentor, tmp_path, '--size', 64, 40)
+    logits = run(torch.rand(1, 3, 64, 40))
     assert [tuple(each.shape) for each in logits] == [(1, 5, 64, 40)]
+    kept = logits[0].clone()
+    assert not run(torch.rand(1, 3, 64, 40))[0].equal(kept)
+    assert logits[0].equal(kept), 'a call wrote into the result of the one before'
 
 
 @pytest.mark.slow  # Half a minute each.
