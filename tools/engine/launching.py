@@ -79,7 +79,8 @@ def lost_processes_named() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_signal_life, args=(_connect(), ended), daemon=True)
+    args = _connect(), get_rank(), ended
+    thread = threading.Thread(target=_signal_life, args=args, daemon=True)
     thread.start()
     try:
         yield
@@ -108,10 +109,10 @@ def _key(rank: int) -> str:
     return f'swinv2_backbone/alive/{rank}'
 
 
-def _signal_life(store: dist.TCPStore, ended: threading.Event) -> None:
+def _signal_life(store: dist.TCPStore, rank: int, ended: threading.Event) -> None:
     with suppress(RuntimeError):  # Without the store the communication fails, too.
         while not ended.is_set():
-            store.set(_key(get_rank()), str(time.time()))
+            store.set(_key(rank), str(time.time()))
             ended.wait(_INTERVAL)
 
 
