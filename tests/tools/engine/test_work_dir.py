@@ -145,6 +145,7 @@ def test_workers_show_why_they_cannot_send_a_batch(capfd, monkeypatch):
         raise OSError('Too many open files')
 
     monkeypatch.setattr(reduction, 'send_handle', fail)
+    batch = batches()  # Kept: its worker ends with it.
     with pytest.raises((EOFError, ConnectionError)):
-        next(batches())
+        next(batch)
     assert 'Too many open files' in wait_for_output(capfd, 60)
